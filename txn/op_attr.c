@@ -1,0 +1,480 @@
+/* op_attr.c - attributes and extended attributes. */
+#include "txn/private.h"
+
+#include <linux/limits.h>
+#include <sys/xattr.h>
+
+#define ACL_PREFIX "system.posix_acl_"
+#define ACL_ACCESS ACL_PREFIX "access"
+#define ATTR_MASK (STORE_SET_MODE | STORE_SET_UID | STORE_SET_GID | STORE_SET_ATIME | STORE_SET_MTIME)
+
+/* Home's attributes go on following others' changes of names: a version has only what it has set. */
+static void overlay_dir(const struct txn_wsobj *w, struct stat *attr)
+{
+	unsigned set = w->changed >> TXN_CH_SHIFT;
+
+	if (set & STORE_SET_MODE)
+		attr->st_mode = w->attr.st_mode;
+	if (set & STORE_SET_UID)
+		attr->st_uid = w->attr.st_uid;
+	if (set & STORE_SET_GID)
+		attr->st_gid = w->attr.st_gid;
+	if (set & STORE_SET_ATIME)
+		attr->st_atim = w->attr.st_atim;
+	if (set & STORE_SET_MTIME)
+		attr->st_mtim = w->attr.st_mtim;
+	if (base_timespec_before(&attr->st_ctim, &w->attr.st_ctim))
+		attr->st_ctim = w->attr.st_ctim;
+}
+
+/*
+ * What open transactions and committed ones on their way home did to a directory's own attributes through its names.
+ * w: the version that the view sees, or NULL.
+ */
+static void add_dirviews(struct txn *view, struct txn_obj *obj, const struct txn_wsobj *w, struct stat *attr)
+{
+	bool set = w && (w->changed & (STORE_SET_MTIME << TXN_CH_SHIFT));
+	struct txn_wsobj *d;
+
+	TAILQ_FOREACH (d, &obj->dirviews, dir_link) {
+		if (!txn_visible(d->ws->txn, view))
+			continue;
+		if (attr->st_nlink >= 2) /* some filesystems do not count subdirectories */
+			attr->st_nlink = (nlink_t)((long)attr->st_nlink + d->subdirs);
+		if (base_timespec_before(&attr->st_mtim, &d->dir_time) && !(set && !txn_dir_changed_later(w)))
+			attr->st_mtim = d->dir_time;
+		if (base_timespec_before(&attr->st_ctim, &d->dir_time))
+			attr->st_ctim = d->dir_time;
+	}
+}
+
+int txn_attr_locked(struct txn *view, struct txn_obj *obj, struct stat *attr)
+{
+	struct txn_wsobj *w;
+	int r = 0;
+
+	if (atomic_load(&obj->dead))
+		return -ESTALE;
+	pthread_rwlock_rdlock(&obj->lock);
+	w = txn_version(obj, view);
+	if (w && !S_ISDIR(w->attr.st_mode)) {
+		*attr = w->attr;
+		attr->st_blocks = (blkcnt_t)((attr->st_size + 511) / 512);
+	} else {
+		r = obj->eng->so->getattr(obj->home, attr);
+		if (!r && w)
+			overlay_dir(w, attr);
+	}
+	if (!r && S_ISDIR(obj->home->kind))
+		add_dirviews(view, obj, w, attr);
+	pthread_rwlock_unlock(&obj->lock);
+	return r;
+}
+
+int txn_getattr(struct txn_engine *eng, struct txn *view, struct txn_obj *obj, struct stat *attr)
+{
+	int r;
+
+	/* Only directories' attributes depend on names. */
+	if (S_ISDIR(obj->home->kind))
+		pthread_rwlock_rdlock(&eng->ns);
+	r = txn_attr_locked(txn_view(view), obj, attr);
+	if (S_ISDIR(obj->home->kind))
+		pthread_rwlock_unlock(&eng->ns);
+	return r;
+}
+
+static ssize_t xattr_of(struct txn_obj *obj, struct txn_wsobj *w, const char *name, void *buf, size_t size)
+{
+	struct txn_wsxattr *x = w ? txn_wsxattr_find(w, name) : NULL;
+
+	if (!x)
+		return obj->eng->so->getxattr(obj->home, name, buf, size);
+	if (x->len == TXN_XATTR_ABSENT)
+		return -ENODATA;
+	if (size == 0)
+		return (ssize_t)x->len;
+	if (size < x->len)
+		return -ERANGE;
+	memcpy(buf, x->value, x->len);
+	return (ssize_t)x->len;
+}
+
+/* The whole value, malloc'ed: -ENODATA when there is none. [txn->lock] */
+static ssize_t xattr_whole(struct txn_obj *obj, struct txn_wsobj *w, const char *name, void **out)
+{
+	CLEANUP_FREE void *buf = NULL;
+	ssize_t n;
+
+	pthread_rwlock_rdlock(&obj->lock);
+	n = xattr_of(obj, w, name, NULL, 0);
+	if (n >= 0) {
+		buf = malloc((size_t)n + 1);
+		n = buf ? n > 0 ? xattr_of(obj, w, name, buf, (size_t)n) : 0 : -ENOMEM;
+	}
+	pthread_rwlock_unlock(&obj->lock);
+	if (n >= 0)
+		*out = TAKE_PTR(buf);
+	return n;
+}
+
+ssize_t txn_getxattr(struct txn_engine *eng UNUSED, struct txn *view, struct txn_obj *obj, const char *name, void *buf,
+                     size_t size)
+{
+	ssize_t r;
+
+	if (atomic_load(&obj->dead))
+		return -ESTALE;
+	pthread_rwlock_rdlock(&obj->lock);
+	r = xattr_of(obj, txn_version(obj, txn_view(view)), name, buf, size);
+	pthread_rwlock_unlock(&obj->lock);
+	return r;
+}
+
+/* Home's list without what the version removed or replaced, then what it has. */
+static ssize_t merge_list(struct txn_wsobj *w, const char *home, size_t n, char *buf, size_t size)
+{
+	struct txn_wsxattr *x, *tmp;
+	size_t used = 0;
+
+	for (const char *p = home; p < home + n; p += strlen(p) + 1) {
+		size_t len = strlen(p) + 1;
+
+		if (txn_wsxattr_find(w, p))
+			continue;
+		if (size) {
+			if (used + len > size)
+				return -ERANGE;
+			memcpy(buf + used, p, len);
+		}
+		used += len;
+	}
+	HASH_ITER (hh, w->xattrs, x, tmp) {
+		size_t len = strlen(x->name) + 1;
+
+		if (x->len == TXN_XATTR_ABSENT)
+			continue;
+		if (size) {
+			if (used + len > size)
+				return -ERANGE;
+			memcpy(buf + used, x->name, len);
+		}
+		used += len;
+	}
+	return (ssize_t)used;
+}
+
+ssize_t txn_listxattr(struct txn_engine *eng, struct txn *view, struct txn_obj *obj, char *buf, size_t size)
+{
+	CLEANUP_FREE char *home = NULL;
+	struct txn_wsobj *w;
+	ssize_t n;
+
+	if (atomic_load(&obj->dead))
+		return -ESTALE;
+	pthread_rwlock_rdlock(&obj->lock);
+	w = txn_version(obj, txn_view(view));
+	if (!w || !w->xattrs) {
+		n = eng->so->listxattr(obj->home, buf, size);
+		goto out;
+	}
+	n = eng->so->listxattr(obj->home, NULL, 0);
+	if (n > 0) {
+		home = malloc((size_t)n);
+		n = home ? eng->so->listxattr(obj->home, home, (size_t)n) : -ENOMEM;
+	}
+	if (n >= 0)
+		n = merge_list(w, home, (size_t)n, buf, size);
+out:
+	pthread_rwlock_unlock(&obj->lock);
+	return n;
+}
+
+/* ---- changes inside a transaction ---- */
+
+int txn_do_setxattr(struct txn *t, struct txn_obj *obj, const char *name, const void *value, uint32_t len)
+{
+	struct txn_rec rec = {.type = TXN_REC_XATTR};
+	struct txn_rec_xattr *x = &rec.u.xattr;
+	CLEANUP_FREE void *old = NULL;
+	struct txn_wsobj *w;
+	ssize_t n;
+	int r = txn_own(t, obj, &w);
+
+	if (r)
+		return r;
+	n = xattr_whole(obj, w, name, &old);
+	if (n < 0 && n != -ENODATA)
+		return (int)n;
+	if (len != TXN_XATTR_ABSENT)
+		r = txn_probe_xattr(t, obj, name, value, len);
+	if (r)
+		return r;
+	x->oid = w->oid;
+	x->name = name;
+	x->old_len = n < 0 ? TXN_XATTR_ABSENT : (uint32_t)n;
+	x->old_value = old;
+	x->new_len = len;
+	x->new_value = value;
+	x->ctime_before = w->attr.st_ctim;
+	x->ctime_after = txn_now();
+	r = txn_need(t, 4096);
+	return r ? r : txn_log_apply(t, &rec);
+}
+
+static int set_mode(struct txn *t, struct txn_wsobj *w, mode_t mode, unsigned mask, const struct stat *attr);
+
+/* chmod keeps the access ACL's entries in step, as filesystems do. */
+static int chmod_acl(struct txn *t, struct txn_wsobj *w, mode_t mode)
+{
+	CLEANUP_FREE void *acl = NULL, *changed = NULL;
+	ssize_t n;
+	int r;
+
+	if (S_ISLNK(w->attr.st_mode))
+		return 0;
+	n = xattr_whole(w->obj, w, ACL_ACCESS, &acl);
+	if (n <= 0)
+		return n == -ENODATA || n == -EOPNOTSUPP || n == 0 ? 0 : (int)n;
+	r = txn_acl_chmod(acl, (size_t)n, mode, &changed);
+	return r ? r : txn_do_setxattr(t, w->obj, ACL_ACCESS, changed, (uint32_t)n);
+}
+
+static int set_mode(struct txn *t, struct txn_wsobj *w, mode_t mode, unsigned mask, const struct stat *attr)
+{
+	struct txn_rec rec = {.type = TXN_REC_ATTR};
+	struct txn_rec_attr *a = &rec.u.attr;
+
+	a->oid = w->oid;
+	a->mask = mask & ATTR_MASK;
+	a->before = (struct txn_attrs){w->attr.st_mode, w->attr.st_uid, w->attr.st_gid,
+	                               w->attr.st_atim, w->attr.st_mtim, w->attr.st_ctim};
+	/* For undo: whether the mtime or a later change of names decides is told by when the mtime was set. */
+	if (S_ISDIR(w->attr.st_mode) && (mask & STORE_SET_MTIME))
+		a->before.ctime = w->mtime_set;
+	a->after = a->before;
+	if (mask & STORE_SET_MODE)
+		a->after.mode = mode;
+	if (mask & STORE_SET_UID)
+		a->after.uid = attr->st_uid;
+	if (mask & STORE_SET_GID)
+		a->after.gid = attr->st_gid;
+	if (mask & STORE_SET_ATIME)
+		a->after.atime = attr->st_atim;
+	if (mask & STORE_SET_MTIME)
+		a->after.mtime = attr->st_mtim;
+	a->after.ctime = txn_now();
+	return txn_log_apply(t, &rec);
+}
+
+int txn_do_setattr(struct txn *t, struct txn_obj *obj, const struct stat *wanted, unsigned mask)
+{
+	struct stat attr = *wanted;
+	struct txn_wsobj *w;
+	mode_t mode;
+	int r = txn_own(t, obj, &w);
+
+	if (!r && (mask & (STORE_SET_UID | STORE_SET_GID)))
+		r = txn_probe_owner(t->eng, S_ISDIR(obj->home->kind), wanted, mask);
+	if (r)
+		return r;
+	if (mask & TXN_SET_ATIME_NOW) {
+		attr.st_atim = txn_now();
+		mask |= STORE_SET_ATIME;
+	}
+	if (mask & STORE_SET_SIZE) {
+		struct txn_stamp before, after;
+		uint64_t size = (uint64_t)attr.st_size, old = (uint64_t)w->attr.st_size;
+
+		if (!S_ISREG(w->attr.st_mode))
+			return S_ISDIR(w->attr.st_mode) ? -EISDIR : -EINVAL;
+		if (attr.st_size < 0)
+			return -EINVAL;
+		txn_stamp_now(w, &before, &after, mask & TXN_KILL_SUIDGID);
+		/* Zeros from the new end on, wherever a longer home says otherwise. */
+		r = txn_do_size(t, w, size, base_min_u64(size, old), size < old ? TXN_EXTENT_END : base_min_u64(size, old),
+		                &after);
+		if (r)
+			return r;
+		mask &= ~TXN_SET_MTIME_NOW; /* the new size brought its own */
+	}
+	if (mask & TXN_SET_MTIME_NOW) {
+		attr.st_mtim = txn_now();
+		mask |= STORE_SET_MTIME;
+	}
+	mode = (mask & STORE_SET_MODE ? attr.st_mode : w->attr.st_mode) & 07777;
+	if ((mask & (STORE_SET_UID | STORE_SET_GID | TXN_KILL_SUIDGID)) && !S_ISDIR(w->attr.st_mode) &&
+	    !(mask & STORE_SET_MODE)) {
+		/* chown takes the special bits away, as does a change by someone who could not set them. */
+		mode &= ~(mode_t)S_ISUID;
+		if (mode & S_IXGRP)
+			mode &= ~(mode_t)S_ISGID;
+		if (mode != (w->attr.st_mode & 07777))
+			mask |= STORE_SET_MODE;
+	}
+	if (!(mask & ATTR_MASK))
+		return 0;
+	r = set_mode(t, w, mode, mask, &attr);
+	if (!r && (mask & STORE_SET_MODE))
+		r = chmod_acl(t, w, mode);
+	return r;
+}
+
+struct setattr_args {
+	struct txn_obj *obj;
+	const struct stat *attr;
+	unsigned mask;
+};
+
+static int implicit_setattr(struct txn *t, void *arg)
+{
+	struct setattr_args *a = arg;
+
+	return txn_do_setattr(t, a->obj, a->attr, a->mask);
+}
+
+static int setattr_home(struct txn_obj *obj, const struct stat *wanted, unsigned mask)
+{
+	const struct store_ops *so = obj->eng->so;
+	struct stat attr = *wanted, now;
+	int r;
+
+	if ((mask & TXN_KILL_SUIDGID) && !(mask & STORE_SET_MODE)) {
+		r = so->getattr(obj->home, &now);
+		if (r)
+			return r;
+		attr.st_mode = now.st_mode & ~(mode_t)S_ISUID;
+		if (attr.st_mode & S_IXGRP)
+			attr.st_mode &= ~(mode_t)S_ISGID;
+		if (attr.st_mode != now.st_mode)
+			mask |= STORE_SET_MODE;
+	}
+	if (mask & TXN_SET_ATIME_NOW) {
+		attr.st_atim.tv_nsec = UTIME_NOW;
+		mask |= STORE_SET_ATIME;
+	}
+	if (mask & TXN_SET_MTIME_NOW) {
+		attr.st_mtim.tv_nsec = UTIME_NOW;
+		mask |= STORE_SET_MTIME;
+	}
+	r = so->setattr(obj->home, &attr, mask & (ATTR_MASK | STORE_SET_SIZE));
+	txn_obj_dirty(obj);
+	return r;
+}
+
+static int setattr_once(struct txn_engine *eng, struct txn *view, struct txn_obj *obj, const struct stat *attr,
+                        unsigned mask)
+{
+	struct setattr_args args = {obj, attr, mask};
+	struct txn_stmt st;
+	int r = txn_stmt_begin(eng, view, &st);
+
+	if (r)
+		return r;
+	if (st.txn)
+		return txn_stmt_end(&st, txn_do_setattr(st.txn, obj, attr, mask));
+	pthread_rwlock_wrlock(&obj->lock);
+	r = txn_plain_obj(obj);
+	if (r == 0)
+		r = setattr_home(obj, attr, mask);
+	pthread_rwlock_unlock(&obj->lock);
+	return r == 1 ? txn_implicitly(eng, implicit_setattr, &args) : r;
+}
+
+int txn_setattr(struct txn_engine *eng, struct txn *view, struct txn_obj *obj, struct txn_file *file UNUSED,
+                const struct stat *attr, unsigned mask, struct stat *out)
+{
+	int r = TXN_RETRYING(eng, setattr_once(eng, view, obj, attr, mask));
+
+	return r || !out ? r : txn_getattr(eng, view, obj, out);
+}
+
+struct xattr_args {
+	struct txn_obj *obj;
+	const char *name;
+	const void *value;
+	uint32_t len; /* TXN_XATTR_ABSENT: remove */
+	int flags;
+};
+
+static int do_xattr(struct txn *t, void *arg)
+{
+	struct xattr_args *a = arg;
+	bool acl = !strncmp(a->name, ACL_PREFIX, strlen(ACL_PREFIX)), absent = a->len == TXN_XATTR_ABSENT;
+	struct txn_wsobj *w;
+	ssize_t have;
+	int r = txn_own(t, a->obj, &w);
+
+	if (!r && acl && !absent)
+		r = txn_probe_acl(t, a->obj, a->name, a->value, a->len, &absent);
+	if (r)
+		return r;
+	pthread_rwlock_rdlock(&a->obj->lock);
+	have = xattr_of(a->obj, w, a->name, NULL, 0);
+	pthread_rwlock_unlock(&a->obj->lock);
+	if (have < 0 && have != -ENODATA)
+		return (int)have;
+	if (have < 0 && acl && absent)
+		return 0; /* as the kernel does it */
+	if (have < 0 && (absent || (a->flags & XATTR_REPLACE)))
+		return -ENODATA;
+	if (have >= 0 && (a->flags & XATTR_CREATE))
+		return -EEXIST;
+	/* user.* belongs to files and directories alone. */
+	if (!strncmp(a->name, "user.", 5) && !S_ISREG(w->attr.st_mode) && !S_ISDIR(w->attr.st_mode))
+		return -EPERM;
+	if (absent)
+		return txn_do_setxattr(t, a->obj, a->name, NULL, TXN_XATTR_ABSENT);
+	if (!strcmp(a->name, ACL_ACCESS)) {
+		mode_t mode = w->attr.st_mode;
+		bool trivial;
+
+		r = txn_acl_mode(a->value, a->len, &mode, &trivial);
+		if (!r && mode != w->attr.st_mode)
+			r = set_mode(t, w, mode & 07777, STORE_SET_MODE, &w->attr);
+		if (!r && trivial) /* the mode says it all */
+			return have < 0 ? 0 : txn_do_setxattr(t, a->obj, a->name, NULL, TXN_XATTR_ABSENT);
+	}
+	return r ? r : txn_do_setxattr(t, a->obj, a->name, a->value, a->len);
+}
+
+static int xattr_once(struct txn_engine *eng, struct txn *view, struct xattr_args *a)
+{
+	struct txn_stmt st;
+	int r = txn_stmt_begin(eng, view, &st);
+
+	if (r)
+		return r;
+	if (st.txn)
+		return txn_stmt_end(&st, do_xattr(st.txn, a));
+	pthread_rwlock_wrlock(&a->obj->lock);
+	r = txn_plain_obj(a->obj);
+	if (r == 0) {
+		r = a->len == TXN_XATTR_ABSENT ? eng->so->removexattr(a->obj->home, a->name)
+		                               : eng->so->setxattr(a->obj->home, a->name, a->value, a->len, a->flags);
+		txn_obj_dirty(a->obj);
+	}
+	pthread_rwlock_unlock(&a->obj->lock);
+	return r == 1 ? txn_implicitly(eng, do_xattr, a) : r;
+}
+
+int txn_setxattr(struct txn_engine *eng, struct txn *view, struct txn_obj *obj, const char *name, const void *value,
+                 size_t size, int flags)
+{
+	struct xattr_args args = {obj, name, value, (uint32_t)size, flags};
+
+	if (size > XATTR_SIZE_MAX)
+		return -E2BIG;
+	if (!name[0] || strlen(name) > XATTR_NAME_MAX)
+		return -ERANGE;
+	if (flags & ~(XATTR_CREATE | XATTR_REPLACE))
+		return -EINVAL;
+	return TXN_RETRYING(eng, xattr_once(eng, view, &args));
+}
+
+int txn_removexattr(struct txn_engine *eng, struct txn *view, struct txn_obj *obj, const char *name)
+{
+	struct xattr_args args = {obj, name, NULL, TXN_XATTR_ABSENT, 0};
+
+	return TXN_RETRYING(eng, xattr_once(eng, view, &args));
+}

@@ -1,0 +1,382 @@
+/*
+ * private.h - what the engine's files share. Nobody outside txn/ includes it.
+ *
+ * Where a version of an object lives
+ *
+ *     struct txn_obj        one per known inode. `home` is the backing object. `ws` is its one version that is not (all)
+ *                           at home: an open transaction's, or a committed one's until it is installed (I4).
+ *     struct txn_ws         a transaction's workspace: its txn_wsobj and txn_name, found by oid.
+ *     struct txn_name       one entry of one directory that some transaction has changed and that is not at home yet; it
+ *                           stays as a mark (txn == NULL) while recovery would replay it (I5).
+ *
+ * A version is visible in a view when its transaction is the view's, or has committed: one store to txn->state is the
+ * moment everyone sees all of it (I3).
+ *
+ * Lock order (take downwards)
+ *
+ *     txn->lock             one statement at a time per transaction
+ *     eng->commit_gate      rwlock: shared from COMMIT's append to the flip (implicit ones: to the end of the install);
+ *                           exclusive for a moment when a checkpoint begins
+ *     eng->ns               rwlock: names and places of the whole tree; exclusive to change any, and for the flip
+ *     obj->lock             rwlock: contents and attributes of one object; two objects: lower oid address first
+ *     eng->lock             lists, counters, error
+ *     eng->tab              object table (store_obj.user, last references)
+ *     (wal's and the store's own locks)
+ *
+ * Transactions of the public interface log before they change the workspace and change home only after COMMIT is
+ * durable. A plain operation goes straight home, unless the object or name is marked as logged: then it runs as an
+ * implicit one-operation transaction, which differs in not forcing the log and in being installed before it returns.
+ */
+#ifndef TXNFS_TXN_PRIVATE_H
+#define TXNFS_TXN_PRIVATE_H
+
+#include "base/base.h"
+#include "base/map.h"
+#include "txn/extent.h"
+#include "txn/rec.h"
+#include "txn/store.h"
+#include "txn/txn.h"
+#include "wal/wal.h"
+
+#include <limits.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <string.h>
+#include <sys/queue.h>
+
+/* Internal "error": a committed version is still being installed; release everything, wait, try again. */
+#define TXN_RETRY (-100000)
+
+/* So many objects marked as logged (I5) start a checkpoint: they are held in memory until then. */
+#define TXN_MARKS_MAX 16384
+
+/* Evaluate an operation until it need not wait for an install any more. */
+#define TXN_RETRYING(eng, operation)                                                                                   \
+	({                                                                                                             \
+		__typeof__(operation) r_;                                                                              \
+		while ((r_ = (operation)) == TXN_RETRY)                                                                \
+			if ((r_ = txn_wait_installs(eng, false)))                                                      \
+				break;                                                                                 \
+		r_;                                                                                                    \
+	})
+
+/* What of an object a version has changed. */
+#define TXN_CH_DATA 0x01u
+#define TXN_CH_SIZE 0x02u
+#define TXN_CH_XATTR 0x04u
+#define TXN_CH_SHIFT 8 /* STORE_SET_* << 8: attributes */
+
+struct txn_wsxattr {
+	UT_hash_handle hh;
+	uint32_t len; /* TXN_XATTR_ABSENT: removed */
+	void *value;
+	char name[];
+};
+
+struct txn_wsobj {
+	UT_hash_handle hh; /* in ws->objs by oid */
+	uint64_t oid;
+	struct txn_ws *ws;
+	struct txn_obj *obj; /* owned reference */
+	bool owned;          /* obj->ws points here: contents and attributes are locked */
+	bool created;        /* made by this transaction */
+	uint64_t created_lsn; /* its OBJECT record [txn->lock] */
+	bool staged;         /* home name is STATE/stage/oid [install, or ns] */
+	bool declared;       /* OBJECT record written */
+	bool moved;          /* a directory that changed its parent [ns] */
+	struct txn_name *gained, *lost; /* scratch of txn_changes [txn->lock] */
+	/* [obj->lock] from here, when owned */
+	unsigned changed;    /* TXN_CH_* */
+	size_t standing;     /* changes applied and not undone: none left means that home says it all */
+	struct stat attr;    /* as this version shows it; st_nlink of non-directories counts names */
+	struct timespec mtime_set; /* of a directory: when its mtime was set last [obj->lock] */
+	struct txn_extents ext;
+	struct txn_wsxattr *xattrs;
+	/* [eng->ns] from here */
+	int links;           /* names gained and lost in this version, against home */
+	unsigned wanted;     /* install: names it must get */
+	struct txn_obj *parent; /* last name given in this version (owned reference), NULL: as at home */
+	char *name;
+	/* For a directory: what this transaction did to its names */
+	TAILQ_ENTRY(txn_wsobj) dir_link; /* in obj->dirviews when `is_dirview` */
+	bool is_dirview;
+	int subdirs; /* subdirectories gained that home does not have yet; during the install under obj->lock too */
+	struct timespec dir_time;
+};
+
+struct txn_name {
+	UT_hash_handle hh;     /* in dir->names */
+	struct txn_obj *dir;   /* owned reference */
+	struct txn *txn;       /* whose change; NULL: at home, kept as a mark */
+	struct txn_obj *before, *after; /* owned references; NULL: no such name */
+	uint64_t logged;       /* LSN of the COMMIT that last changed it at home; 0: none that recovery would replay */
+	TAILQ_ENTRY(txn_name) link; /* in txn->ws.names, or eng->marked_names */
+	char name[];
+};
+TAILQ_HEAD(txn_name_list, txn_name);
+
+struct txn_ws {
+	struct txn_engine *eng;
+	struct txn *txn;
+	struct txn_wsobj *objs;     /* hash by oid [txn->lock; readers go through obj->ws] */
+	struct txn_name_list names; /* [ns] */
+	size_t nobjs, nnames;
+	char trouble[NAME_MAX + 1]; /* the name at which the last install failed; "" when it is not known */
+	/* Recovery: how to find an object that is not in objs yet. */
+	int (*resolve)(struct txn_ws *ws, uint64_t oid, struct txn_wsobj **out);
+	void *resolve_arg;
+};
+
+struct txn_obj {
+	struct txn_engine *eng;
+	struct store_obj *home; /* owned; NULL only during recovery, for what is missing */
+	atomic_ulong refs;
+	_Atomic uint64_t oid;   /* number in the log; 0: none yet. Written once under eng->lock */
+	void *user;             /* layer above */
+	atomic_uint opens;      /* open files: contents must stay reachable */
+	atomic_bool dead;       /* created by a transaction that was rolled back */
+	atomic_bool gone;       /* a directory that has been removed at home */
+	_Atomic uint64_t plain_gen; /* eng->plain_gen when a plain operation last changed it unlogged; 0: never */
+	pthread_rwlock_t lock;
+	struct txn_wsobj *ws;   /* [lock] */
+	uint64_t logged;        /* [lock] like txn_name.logged */
+	bool logged_mtime;      /* [lock] a directory whose logged change set its mtime: names in it change that too */
+	TAILQ_ENTRY(txn_obj) marked_link; /* [eng->lock] in eng->marked when logged != 0 */
+	bool marked;            /* [eng->lock] */
+	struct txn_name *names; /* [ns] hash: changed and marked names of this directory */
+	TAILQ_HEAD(, txn_wsobj) dirviews; /* [ns] transactions that changed names here */
+};
+TAILQ_HEAD(txn_obj_list, txn_obj);
+
+struct txn_savepoint {
+	char *name;
+	size_t records; /* length of recs when it was set */
+	uint64_t last;  /* and the transaction's last LSN */
+};
+
+struct txn {
+	struct txn_engine *eng;
+	uint64_t id;
+	atomic_ulong refs;
+	_Atomic int state; /* enum txn_state; written under lock, COMMITTED also under ns exclusive */
+	bool implicit;     /* one plain operation */
+	bool forced;       /* an implicit one whose COMMIT must be durable before its install [lock] */
+	struct timespec began;
+	pthread_mutex_t lock;
+	struct txn_ws ws;
+	/* [lock] */
+	struct base_vec recs; /* LSNs of its records that stand, oldest first */
+	struct txn_savepoint *savepoints;
+	size_t nsavepoints;
+	_Atomic uint64_t first; /* LSN of BEGIN; 0: nothing logged */
+	uint64_t last;
+	uint64_t commit_lsn;
+	_Atomic uint64_t bytes; /* logged */
+	uint64_t operations;
+	uint64_t need;  /* bytes that installing it may take at home */
+	uint64_t reserved;
+	TAILQ_ENTRY(txn) link;    /* [eng->lock] in eng->open */
+	TAILQ_ENTRY(txn) install; /* [eng->lock] in eng->installs */
+};
+TAILQ_HEAD(txn_list, txn);
+
+struct txn_engine {
+	struct store *store;
+	const struct store_ops *so;
+	struct wal *wal;
+	struct txn_config cfg;
+	struct txn_obj *root;
+
+	pthread_rwlock_t commit_gate;
+	pthread_rwlock_t ns;
+	pthread_mutex_t tab;
+	pthread_mutex_t lock;
+	/* [lock] */
+	pthread_cond_t installed; /* the installer made progress, or gave up */
+	pthread_cond_t work;      /* for the installer */
+	pthread_cond_t timer;     /* for the checkpointer */
+	struct txn_list open;
+	struct txn_list installs; /* committed, in order; the head is being installed */
+	uint64_t finished;        /* installs done, ever */
+	unsigned implicit;        /* implicit transactions between commit and end */
+	bool install_stuck;       /* the last try failed for lack of space */
+	bool stopping;
+	bool checkpoint_wanted;
+	uint64_t next_oid, next_txid;
+	char error[256];
+	struct txn_obj_list marked;
+	struct txn_stats st;
+
+	struct txn_name_list marked_names; /* [ns] */
+	_Atomic uint64_t size_ok; /* files can be as large as this: probed */
+	atomic_bool failed;      /* error[] is set and will not change */
+	_Atomic uint64_t plain_gen;  /* > 0; advanced by each unlogged plain change, after the change */
+	_Atomic uint64_t synced_gen; /* plain changes with smaller numbers are durable */
+	uint64_t last_checkpoint; /* [lock] wal_end then */
+	pthread_mutex_t checkpoint_lock; /* one at a time; before commit_gate */
+	pthread_t installer, checkpointer;
+	bool threads;
+};
+
+struct txn_file {
+	struct txn_engine *eng;
+	struct txn_obj *obj;
+	struct txn *txn; /* the view it was opened in, NULL: committed */
+	struct store_file *home;
+	int flags;
+};
+
+/* A transaction and the place in it to which a failed statement goes back (I9). */
+struct txn_stmt {
+	struct txn_engine *eng;
+	struct txn *txn;
+	size_t mark;
+	uint64_t last;
+};
+
+static inline bool txn_visible(const struct txn *t, const struct txn *view)
+{
+	return t == view || atomic_load_explicit(&((struct txn *)(uintptr_t)t)->state, memory_order_acquire) == TXN_COMMITTED;
+}
+
+/* The version of obj that a view sees, NULL: home's. [obj->lock] */
+static inline struct txn_wsobj *txn_version(const struct txn_obj *obj, const struct txn *view)
+{
+	return obj->ws && txn_visible(obj->ws->ws->txn, view) ? obj->ws : NULL;
+}
+
+/* Did names in the directory change after its mtime was set? Then they decide it. */
+static inline bool txn_dir_changed_later(const struct txn_wsobj *w)
+{
+	return base_timespec_before(&w->mtime_set, &w->dir_time);
+}
+
+/* An ended transaction is the committed view. */
+static inline struct txn *txn_view(struct txn *t)
+{
+	return t && txn_is_open(t) ? t : NULL;
+}
+
+/* Has the version lost the directory's only name? */
+static inline bool txn_dir_removed(const struct txn_wsobj *w)
+{
+	return w->links + (w->created ? 0 : 1) <= 0;
+}
+
+/* engine.c */
+void txn_engine_fail(struct txn_engine *eng, const char *fmt, ...) PRINTF_LIKE(2, 3);
+int txn_writable(struct txn_engine *eng); /* 0 or -EROFS */
+void txn_want_checkpoint(struct txn_engine *eng);
+int txn_wait_installs(struct txn_engine *eng, bool all);
+struct timespec txn_now(void);
+int txn_new(struct txn_engine *eng, bool implicit, struct txn **out);
+
+/* object.c */
+struct txn_obj *txn_obj_intern(struct txn_engine *eng, struct store_obj *home); /* takes over the reference; NULL: -ENOMEM */
+struct txn_obj *txn_obj_orphan(struct txn_engine *eng); /* recovery: without home */
+uint64_t txn_obj_oid(struct txn_obj *obj);              /* gives it a number when it has none */
+void txn_obj_mark(struct txn_obj *obj, uint64_t lsn);   /* [obj->lock exclusive] I5 */
+void txn_obj_dirty(struct txn_obj *obj);                /* a plain change went home unlogged */
+bool txn_obj_unsynced(struct txn_obj *obj);
+int txn_sync_all(struct txn_engine *eng);
+char *txn_stage_name(uint64_t oid, char buf[20]);
+
+/* ws.c */
+void txn_ws_init(struct txn_ws *ws, struct txn_engine *eng, struct txn *t);
+struct txn_wsobj *txn_ws_find(struct txn_ws *ws, uint64_t oid);
+int txn_ws_add(struct txn_ws *ws, struct txn_obj *obj, uint64_t oid, struct txn_wsobj **out);
+void txn_ws_dirview(struct txn_wsobj *w); /* [ns exclusive] */
+struct txn_name *txn_name_find(struct txn_obj *dir, const char *name); /* [ns] */
+struct txn_wsxattr *txn_wsxattr_find(struct txn_wsobj *w, const char *name);
+/* Forget everything; locks as for detaching. `logged`: LSN for the marks (I5), 0: rolled back. [ns exclusive] */
+void txn_ws_detach(struct txn_ws *ws, uint64_t logged);
+
+/* stmt.c: logging, statements, locks of objects and names */
+int txn_stmt_begin(struct txn_engine *eng, struct txn *view, struct txn_stmt *st); /* locks st->txn */
+int txn_stmt_end(struct txn_stmt *st, int r);  /* undoes when r < 0 (TXN_RETRY too); unlocks; returns r */
+int txn_log(struct txn *t, const struct txn_rec *rec, bool control, uint64_t *lsn);
+int txn_log_apply(struct txn *t, const struct txn_rec *rec); /* log, then change the workspace */
+int txn_undo_to(struct txn *t, size_t records, uint64_t last);
+/* Make sure that installing so much more will find space; before the change is logged. [txn->lock] */
+int txn_need(struct txn *t, uint64_t bytes);
+/* Make obj known to the transaction's log. [txn->lock] */
+int txn_declare(struct txn *t, struct txn_obj *obj, struct txn_wsobj **out);
+/* Lock contents and attributes for the transaction (I4). [txn->lock; takes obj->lock] */
+int txn_own(struct txn *t, struct txn_obj *obj, struct txn_wsobj **out);
+/* Run `op` as an implicit transaction, retrying while installs are in the way. */
+int txn_implicitly(struct txn_engine *eng, int (*op)(struct txn *t, void *arg), void *arg);
+/* May a plain operation change this object at home right now? 0 yes, 1: yes, but through the log, -EBUSY, TXN_RETRY. [obj->lock] */
+int txn_plain_obj(struct txn_obj *obj);
+int txn_plain_name(struct txn_obj *dir, const char *name); /* the same for a name [ns] */
+
+int txn_file_new(struct txn_engine *eng, struct txn *view, struct txn_obj *obj, struct store_file *home,
+                 struct txn_file **out);
+
+/* op_*.c: operations inside a transaction, between stmt_begin and stmt_end */
+int txn_do_setattr(struct txn *t, struct txn_obj *obj, const struct stat *attr, unsigned mask);
+int txn_do_setxattr(struct txn *t, struct txn_obj *obj, const char *name, const void *value, uint32_t len);
+int txn_do_size(struct txn *t, struct txn_wsobj *w, uint64_t size, uint64_t zero_off, uint64_t zero_end,
+                const struct txn_stamp *after);
+int txn_attr_locked(struct txn *view, struct txn_obj *obj, struct stat *attr); /* [ns shared at least; takes obj->lock] */
+ssize_t txn_read_locked(struct txn_obj *obj, struct txn_wsobj *w, struct store_file *home, void *buf, size_t n,
+                        uint64_t off); /* [obj->lock] */
+void txn_stamp_now(const struct txn_wsobj *w, struct txn_stamp *before, struct txn_stamp *after, bool kill_priv);
+/* [ns] the object at a name in a view: new reference or NULL */
+int txn_resolve_name(struct txn *view, struct txn_obj *dir, const char *name, struct txn_obj **out, struct stat *attr,
+                     bool *attr_valid);
+int txn_dir_usable(struct txn *view, struct txn_obj *dir); /* [ns] 0, -ENOENT removed, -EBUSY being removed */
+int txn_dir_empty(struct txn *view, struct txn_obj *dir);  /* [ns] 0, -ENOTEMPTY, -EBUSY, TXN_RETRY */
+/* Parent and name in a view; new reference, malloc'ed. [ns] */
+int txn_place(struct txn *view, struct txn_obj *obj, struct txn_obj **parent, char **name);
+int txn_path_locked(struct txn_engine *eng, struct txn *view, struct txn_obj *obj, char **path); /* [ns] */
+int txn_name_change(struct txn *t, struct txn_rec_name *rec); /* [ns exclusive] log and apply */
+
+/* op_name.c, for op_rename.c too. *out: what is at the name, new reference or NULL. [ns exclusive] */
+int txn_own_name(struct txn *t, struct txn_obj *dir, const char *name, struct txn_obj **out);
+int txn_plain_at(struct txn_obj *dir, const char *name, struct txn_obj **out);
+static inline uint64_t txn_oid_of(const struct txn_wsobj *w)
+{
+	return w ? w->oid : 0;
+}
+
+/* In the view's transaction, or at home, or, where that would get ahead of the log, as a transaction of its own (I5). */
+#define TXN_RUN(eng, view, in_txn, at_home, args)                                                                          \
+	({                                                                                                             \
+		struct txn_stmt st_;                                                                                   \
+		int run_ = txn_stmt_begin(eng, view, &st_);                                                            \
+		if (!run_ && st_.txn)                                                                                  \
+			run_ = txn_stmt_end(&st_, in_txn(st_.txn, args));                                              \
+		else if (!run_ && (run_ = at_home(eng, args)) == 1)                                                    \
+			run_ = txn_implicitly(eng, in_txn, args);                                                      \
+		run_;                                                                                                  \
+	})
+
+/* probe.c: 0, or why home would refuse to have it installed. owner: the mask's of UID and GID. [txn->lock] */
+int txn_probe_size(struct txn_engine *eng, uint64_t size);
+int txn_probe_owner(struct txn_engine *eng, bool dir, const struct stat *attr, unsigned mask);
+int txn_probe_xattr(struct txn *t, struct txn_obj *obj, const char *name, const void *value, size_t len);
+int txn_probe_acl(struct txn *t, struct txn_obj *obj, const char *name, const void *acl, size_t len, bool *none);
+
+/* acl.c: what a filesystem does to POSIX ACLs when it creates and chmods. Values are the xattrs' bytes. */
+int txn_acl_inherit(const void *dflt, size_t len, mode_t *mode, void **access, size_t *access_len); /* *access may be NULL */
+int txn_acl_chmod(const void *acl, size_t len, mode_t mode, void **out); /* same length */
+int txn_acl_mode(const void *acl, size_t len, mode_t *mode, bool *trivial);
+
+/* install.c */
+int txn_install(struct txn_ws *ws, struct txn *t, uint64_t *objects, uint64_t *names);
+int txn_install_reserved(struct txn *t); /* where space runs out, again with what was reserved */
+void *txn_installer(void *eng);
+
+/* commit.c */
+void txn_give_back(struct txn *t); /* what was reserved for its install */
+int txn_finish(struct txn *t); /* after the install: detach, END */
+
+/* checkpoint.c */
+void *txn_checkpointer(void *eng);
+int txn_checkpoint_at(struct txn_engine *eng, bool shutdown);
+int txn_carry_forward(struct txn_engine *eng); /* carry.c */
+
+/* recovery.c */
+int txn_recover(struct txn_engine *eng, struct txn_recovery *rec, char *err, size_t errlen);
+
+#endif
