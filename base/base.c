@@ -182,6 +182,12 @@ static void log_init(void)
 		log_level = LOG_DEBUG;
 }
 
+void base_log_limit(int level)
+{
+	pthread_once(&log_once, log_init);
+	log_level = level;
+}
+
 void base_log_to_syslog(const char *ident, bool keep_stderr)
 {
 	openlog(ident, LOG_PID, LOG_DAEMON);

@@ -111,6 +111,7 @@ uint64_t base_random_u64(void);
  * Level as in <syslog.h>: LOG_ERR, LOG_WARNING, LOG_INFO, LOG_DEBUG. Debug is off unless TXNFS_DEBUG is set.
  */
 void base_log(int level, const char *fmt, ...) PRINTF_LIKE(2, 3);
+void base_log_limit(int level); /* nothing less important than this is said */
 void base_log_to_syslog(const char *ident, bool keep_stderr);
 
 /*

@@ -266,7 +266,7 @@ static int read_timeout(struct parser *ps, struct fusefs_command *cmd)
 			part += (w->at[i] - '0') * scale;
 		}
 	}
-	if (i < w->len || digits == 0 || whole > TIMEOUT_MAX)
+	if (i < w->len || digits == 0 || whole + part > TIMEOUT_MAX)
 		return fail(ps, -EINVAL, "timeout \"%s\" is not a number of seconds from 0 to %d", show_word(w).text,
 		            TIMEOUT_MAX);
 	cmd->timeout = whole + part;

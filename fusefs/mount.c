@@ -248,6 +248,7 @@ static int mount_it(struct fusefs *fs, const struct fusefs_config *cfg, char *er
 	}
 	fs->mounted = true;
 	fs->abort_path = find_abort(cfg->mountpoint);
+	fusefs_watchdog_mounted(&fs->watchdog, fs->abort_path);
 	r = fusefs_io_hook(fs);
 	if (r)
 		snprintf(err, errlen, "libfuse: %s", strerror(-r));
@@ -281,6 +282,7 @@ int fusefs_new(const struct fusefs_config *cfg, struct fusefs **out, char *err, 
 	/* Signals are for the thread that calls fusefs_run. */
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &old);
+	fusefs_watchdog_start(&fs->watchdog, cfg->mountpoint);
 	r = fs->control && fs->mountpoint ? open_engine(fs, cfg, err, errlen) : -ENOMEM;
 	if (!r)
 		r = mount_it(fs, cfg, err, errlen);
@@ -406,7 +408,6 @@ int fusefs_run(struct fusefs *fs)
 	sigset_t all, mask;
 	pthread_t thread;
 	uint64_t one = 1;
-	pid_t watchdog;
 	int r;
 
 	stop_event = eventfd(0, EFD_CLOEXEC);
@@ -424,7 +425,6 @@ int fusefs_run(struct fusefs *fs)
 	for (size_t i = 0; i < ARRAY_LEN(stop_signals); i++)
 		sigaction(stop_signals[i], &act, &old[i]);
 	sigaction(SIGPIPE, &ignore, &old_pipe);
-	watchdog = fusefs_watchdog_start(fs->abort_path, fs->mountpoint);
 
 	r = serve(fs);
 
@@ -436,7 +436,6 @@ int fusefs_run(struct fusefs *fs)
 		;
 	pthread_join(thread, NULL);
 	unmount(fs);
-	fusefs_watchdog_stop(watchdog);
 	for (size_t i = 0; i < ARRAY_LEN(stop_signals); i++)
 		sigaction(stop_signals[i], &old[i], NULL);
 	sigaction(SIGPIPE, &old_pipe, NULL);
@@ -451,6 +450,7 @@ int fusefs_free(struct fusefs *fs)
 	if (!fs)
 		return 0;
 	unmount(fs);
+	fusefs_watchdog_stop(&fs->watchdog);
 	fusefs_commands_wait(fs);
 	fusefs_registry_free(fs->reg);
 	fusefs_queue_stop(&fs->committed);

@@ -156,6 +156,11 @@ struct fusefs_queue {
 	bool busy, stop;
 };
 
+struct fusefs_watchdog {
+	pid_t pid; /* -1: there is none */
+	int tell;  /* socket */
+};
+
 /* ---- the mount ---- */
 
 struct fusefs {
@@ -192,6 +197,7 @@ struct fusefs {
 	struct fusefs_queue committed, outlived, late;
 	atomic_bool gone; /* the kernel does not listen any more */
 	char *abort_path; /* of the connection under /sys; NULL: not known */
+	struct fusefs_watchdog watchdog;
 
 	pthread_mutex_t commands_lock;
 	pthread_cond_t commands_done;
@@ -337,9 +343,10 @@ bool fusefs_kill_priv(struct fusefs *fs, fuse_req_t req);
 
 /* ---- watchdog.c ---- */
 
-/* From the thread whose end is the daemon's end. abort_path may be NULL. -1: there is none. */
-pid_t fusefs_watchdog_start(const char *abort_path, const char *mountpoint);
-void fusefs_watchdog_stop(pid_t pid);
+/* From the thread whose end is the daemon's end, before anything is open that must not outlive it. */
+void fusefs_watchdog_start(struct fusefs_watchdog *dog, const char *mountpoint);
+void fusefs_watchdog_mounted(struct fusefs_watchdog *dog, const char *abort_path); /* may be NULL */
+void fusefs_watchdog_stop(struct fusefs_watchdog *dog);
 
 /* ---- control.c ---- */
 

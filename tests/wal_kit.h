@@ -17,7 +17,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#define SEG WAL_SEGMENT_MIN
+#define SEG (64u << 10)
 #define MAX_LEN WAL_MAX_PAYLOAD(SEG)
 
 static uint64_t kit_rng;

@@ -1,10 +1,12 @@
 #!/bin/bash
 # Installs what building and testing txnfs needs, with apt-get. Does nothing when all is there.
+#
+#	tools/deps.sh [PACKAGE...]      these as well
 set -euo pipefail
 
 packages=(gcc libc6-dev make cmake pkg-config
 	libfuse3-dev fuse3 libxxhash-dev uthash-dev libjansson-dev libcmocka-dev
-	python3 acl attr)
+	python3 acl attr "$@")
 
 die()
 {

@@ -3,7 +3,7 @@
  *
  * The log is read twice: for the last checkpoint, and for the records of the transactions. What lies below the LSN from
  * which recovery would read is history that may be cut anywhere: it is decoded and followed, but not held against the
- * log.
+ * log. A transaction that was finished before the checkpoint may reach over that LSN: of it, too, only the end may be left.
  */
 #include "txn/txn.h"
 
@@ -33,6 +33,7 @@ struct check_txn {
 	uint64_t before_first; /* first and last of the chain before it was carried forward: when a crash or a full disk
 	                        */
 	uint64_t before_last;  /* ends the carrying half-way, the transaction goes on with the old one */
+	struct wal_rec cut;    /* the oldest record left of one whose beginning was trimmed; its lsn is 0: it was not */
 	struct base_vec lsns;  /* of all its records, ascending */
 	struct check_oid *oids; /* declared */
 };
@@ -176,12 +177,20 @@ static void check_first(struct check *c, struct check_txn *t, bool opens)
 			problem(c, "it is the first one, but names LSN %" PRIu64 " as the one before it", h->prev);
 		return;
 	}
-	/* END and ABORT finish what a checkpoint has made durable or nobody needs: the rest may be gone. */
-	if (counts(c) && h->type != TXN_REC_END && h->type != TXN_REC_ABORT)
-		problem(c,
-		        "the records before it are missing (it names LSN %" PRIu64 ", the log begins at LSN %" PRIu64
-		        ")",
-		        h->prev, c->begin);
+	t->cut = *h; /* is it needed? Its end tells */
+}
+
+/* The beginning of a transaction was trimmed although recovery would need it. */
+static void check_cut(struct check *c, const struct check_txn *t)
+{
+	const struct wal_rec *h = c->h;
+
+	if (t->first || !t->cut.lsn)
+		return;
+	c->h = &t->cut;
+	problem(c, "the records before it are missing (it names LSN %" PRIu64 ", the log begins at LSN %" PRIu64 ")",
+	        t->cut.prev, c->begin);
+	c->h = h;
 }
 
 static void check_chain(struct check *c, struct check_txn *t)
@@ -211,9 +220,9 @@ static void check_clr(struct check *c, const struct check_txn *t, const struct t
 
 static void check_end(struct check *c, struct check_txn *t, enum check_state next)
 {
-	/* When this is all there is of it, that has been told. */
-	if (next == COMMITTED && !t->first && t->lsns.n > 1 && counts(c) && c->h->lsn >= c->clean)
-		problem(c, "it commits a transaction whose beginning is missing");
+	/* Nobody needs what was rolled back, or was home before the checkpoint. */
+	if (next == COMMITTED && c->h->lsn >= c->clean)
+		check_cut(c, t);
 	t->state = next;
 }
 
@@ -344,8 +353,10 @@ static void end_transactions(struct check *c)
 	struct check_txn *t, *tmp;
 
 	HASH_ITER (hh, c->txns, t, tmp) {
-		if (t->state == OPEN && t->last >= c->scan)
+		if (t->state == OPEN && t->last >= c->scan) {
 			c->out->live_transactions++;
+			check_cut(c, t); /* it might have gone on */
+		}
 		HASH_DEL(c->txns, t);
 		txn_forget(t);
 		free(t);

@@ -52,10 +52,12 @@ static int sync_home(struct txn_engine *eng)
 		sync_add(&l, e->dir);
 	}
 	pthread_rwlock_unlock(&eng->ns);
+	/* Else each object that comes back would be synced by the next transaction that uses it. */
+	l.all = l.all || txn_forgotten_unsynced(eng);
 	if (l.all)
-		r = txn_sync_all(eng);
+		r = txn_sync_all(eng, true);
 	for (size_t i = 0; i < l.n; i++) {
-		int s = r || l.all ? 0 : eng->so->sync(l.v[i]->home, false);
+		int s = r || l.all ? 0 : txn_sync_obj(l.v[i], false, true);
 
 		if (s && s != -ENOENT && s != -ESTALE) /* removed since: nothing to keep */
 			r = s;
@@ -198,7 +200,7 @@ void *txn_checkpointer(void *arg)
 	struct txn_engine *eng = arg;
 	struct timespec until;
 
-	txn_sync_all(eng);
+	txn_sync_all(eng, false);
 	clock_gettime(CLOCK_MONOTONIC, &until);
 	until.tv_sec += eng->cfg.checkpoint_seconds;
 	pthread_mutex_lock(&eng->lock);

@@ -223,7 +223,8 @@ static void discard(struct txn *t)
 
 	if (t->first && !txn_engine_error(eng))
 		txn_log(t, &abort_rec, true, NULL); /* a courtesy: without COMMIT it is lost anyway */
-	staged_leftovers(t, &files);
+	if (!t->commit_lsn) /* else it could not be forced, and the next recovery may find it committed, and need them */
+		staged_leftovers(t, &files);
 	pthread_rwlock_wrlock(&eng->ns);
 	atomic_store(&t->state, TXN_ABORTED);
 	txn_ws_detach(&t->ws, 0);
@@ -253,6 +254,46 @@ int txn_rollback(struct txn *t)
 	return r;
 }
 
+/* One object, unless it is durable. *was: whether it had to be done. */
+static int sync_one(struct txn_obj *obj, bool *was)
+{
+	uint64_t gen = atomic_load(&obj->plain_gen);
+	int r;
+
+	*was = txn_obj_unsynced(obj);
+	if (!*was)
+		return 0;
+	r = txn_sync_obj(obj, false, true);
+	if (!r)
+		atomic_compare_exchange_strong(&obj->plain_gen, &gen, 0);
+	return r;
+}
+
+/* With the names that lead to it: syncing a file says nothing of them (fsync(2)), and its directory may be new as well. */
+static int sync_with_names(struct txn_engine *eng, struct txn_obj *obj)
+{
+	struct txn_obj *at = txn_obj_get(obj);
+	bool was;
+	int r;
+
+	while (!(r = sync_one(at, &was)) && was) {
+		CLEANUP_FREE char *name = NULL;
+		struct store_obj *parent;
+
+		r = eng->so->place(at->home, &parent, &name);
+		if (r) {
+			r = r == -ENOENT ? 0 : r; /* the root, or without a name */
+			break;
+		}
+		txn_obj_put(at);
+		at = txn_obj_intern(eng, parent);
+		if (!at)
+			return -ENOMEM;
+	}
+	txn_obj_put(at);
+	return r;
+}
+
 /*
  * What the transaction changes may have been made by plain operations that are not durable yet: a file created a moment ago,
  * without fsync. Redo could not find it after a power cut, so it is made durable before COMMIT.
@@ -267,16 +308,10 @@ static int sync_plain(struct txn *t)
 	HASH_ITER (hh, t->ws.objs, w, tmp)
 		n += !w->created && txn_obj_unsynced(w->obj);
 	if (n > SYNC_ONE_BY_ONE)
-		return txn_sync_all(eng);
-	HASH_ITER (hh, t->ws.objs, w, tmp) {
-		if (n && !r && !w->created && txn_obj_unsynced(w->obj)) {
-			uint64_t was = atomic_load(&w->obj->plain_gen);
-
-			r = eng->so->sync(w->obj->home, false);
-			if (!r)
-				atomic_compare_exchange_strong(&w->obj->plain_gen, &was, 0);
-		}
-	}
+		return txn_sync_all(eng, true);
+	HASH_ITER (hh, t->ws.objs, w, tmp)
+		if (n && !r && !w->created)
+			r = sync_with_names(eng, w->obj);
 	return r;
 }
 

@@ -192,8 +192,10 @@ int txn_engine_open(const struct txn_config *cfg, struct txn_engine **out, struc
 	struct txn_engine *eng = calloc(1, sizeof(*eng));
 	int r;
 
-	if (!eng)
+	if (!eng) {
+		snprintf(err, errlen, "%s", strerror(ENOMEM));
 		return -ENOMEM;
+	}
 	if (!rec)
 		rec = &local;
 	err[0] = '\0';
@@ -210,6 +212,7 @@ int txn_engine_open(const struct txn_config *cfg, struct txn_engine **out, struc
 	atomic_store(&eng->size_ok, SIZE_OK);
 	atomic_store(&eng->plain_gen, 2);
 	atomic_store(&eng->synced_gen, 1);
+	atomic_store(&eng->forgotten_gen, 1);
 	engine_locks(eng);
 
 	eng->root = txn_obj_intern(eng, eng->so->get(eng->so->root(eng->store)));

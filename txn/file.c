@@ -213,5 +213,5 @@ int txn_fsync(struct txn_file *f, bool data_only)
 		txn_engine_fail(eng, "the log cannot be made durable: %s", strerror(-r));
 		return r;
 	}
-	return eng->so->sync(f->obj->home, data_only);
+	return txn_sync_obj(f->obj, data_only, logged);
 }

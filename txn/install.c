@@ -12,7 +12,7 @@
  * Runs without locks: committed versions cannot change, writers wait for the install's end, readers are served from the
  * workspace until txn_finish detaches it.
  */
-#include "txn/private.h"
+#include "txn/install.h"
 
 #include <fcntl.h>
 #include <linux/falloc.h>
@@ -20,13 +20,6 @@
 #include <syslog.h>
 
 #define COPY_CHUNK (1u << 20)
-
-struct install {
-	struct txn_engine *eng;
-	const struct store_ops *so;
-	struct txn_ws *ws;
-	struct base_vec dead_dirs; /* oids of directories waiting in the trash to be removed */
-};
 
 /* ---- contents and attributes ---- */
 
@@ -192,25 +185,17 @@ static int install_dir_time(struct install *in, struct txn_wsobj *w)
 	return r == -ENOENT || r == -ESTALE ? 0 : r;
 }
 
-/* Whoever has to mend it needs to know where. */
-static int name_trouble(struct install *in, const char *name, int r)
-{
-	if (r)
-		snprintf(in->ws->trouble, sizeof(in->ws->trouble), "%s", name);
-	return r;
-}
-
 static int object_trouble(struct install *in, struct txn_wsobj *w, int r)
 {
 	CLEANUP_FREE char *name = NULL;
 	struct store_obj *parent;
 
 	if (w->name)
-		return name_trouble(in, w->name, r);
+		return txn_install_trouble(in, w->name, r);
 	if (in->so->place(w->obj->home, &parent, &name))
 		return r;
 	in->so->put(parent);
-	return name_trouble(in, name, r);
+	return txn_install_trouble(in, name, r);
 }
 
 /* Objects: contents of files; attributes of everything but directories, or of directories only. */
@@ -242,272 +227,22 @@ static int install_objects(struct install *in, bool dirs, uint64_t *count)
 	return 0;
 }
 
-/* ---- names ---- */
-
-static struct txn_wsobj *wsobj_of(struct install *in, struct txn_obj *obj)
-{
-	return obj && obj->ws && obj->ws->ws == in->ws ? obj->ws : NULL;
-}
-
-/* What is at a name at home: new reference, or NULL. A directory that is no more holds nothing. */
-static int home_at(struct install *in, struct txn_name *e, struct txn_obj **out)
-{
-	struct store_obj *home;
-	int r;
-
-	*out = NULL;
-	if (!e->dir->home)
-		return 0;
-	r = in->so->lookup(e->dir->home, e->name, &home, NULL);
-	if (r == -ENOENT || r == -ESTALE)
-		return 0;
-	if (r)
-		return r;
-	*out = txn_obj_intern(in->eng, home);
-	return *out ? 0 : -ENOMEM;
-}
-
-/*
- * Rename between a name and the stage or the trash. A directory counts as a link of the one it is in: whoever asks for
- * that count sees it move from the version to home in one step.
- */
-static int take(struct install *in, struct txn_name *e, struct store_obj *to, const char *name, bool is_dir)
-{
-	struct txn_wsobj *d = is_dir ? txn_ws_find(in->ws, txn_obj_oid(e->dir)) : NULL;
-	int r;
-
-	pthread_rwlock_wrlock(&e->dir->lock);
-	r = in->so->rename(e->dir->home, e->name, to, name, 0);
-	if (!r && d)
-		d->subdirs++;
-	pthread_rwlock_unlock(&e->dir->lock);
-	return r;
-}
-
-static int give(struct install *in, struct txn_name *e, struct store_obj *from, const char *name, bool is_dir)
-{
-	struct txn_wsobj *d = is_dir ? txn_ws_find(in->ws, txn_obj_oid(e->dir)) : NULL;
-	int r;
-
-	pthread_rwlock_wrlock(&e->dir->lock);
-	r = in->so->rename(from, name, e->dir->home, e->name, 0);
-	if (!r && d)
-		d->subdirs--;
-	pthread_rwlock_unlock(&e->dir->lock);
-	return r;
-}
-
-static int lost_and_found(struct install *in, struct txn_name *e, struct txn_obj *cur)
-{
-	char name[64];
-
-	snprintf(name, sizeof(name), "lost-%llu-%08llx", (unsigned long long)cur->home->ino,
-	         (unsigned long long)(base_random_u64() & 0xffffffff));
-	base_log(LOG_WARNING, "\"%s\" stands where a committed transaction has another object; it is kept as "
-	         STORE_STATE_DIR "/trash/%s", e->name, name);
-	return take(in, e, in->so->trash(in->eng->store), name, S_ISDIR(cur->home->kind));
-}
-
-/* Take what is at this name now away from it. */
-static int clear_name(struct install *in, struct txn_name *e, struct txn_obj *cur)
-{
-	struct txn_wsobj *w = wsobj_of(in, cur);
-	bool dir = S_ISDIR(cur->home->kind);
-	char name[20];
-	int r;
-
-	if (!w || !w->owned)
-		return lost_and_found(in, e, cur);
-	txn_stage_name(w->oid, name);
-	if (w->wanted && !w->staged) {
-		r = take(in, e, in->so->stage(in->eng->store), name, dir);
-		if (!r)
-			w->staged = true;
-		return r;
-	}
-	if (!dir) {
-		r = in->so->unlink(e->dir->home, e->name, false);
-		/* Ours, the workspace's and the entry's reference: nobody else knows it any more. */
-		if (!r && atomic_load(&cur->refs) <= 3)
-			in->so->forsake(cur->home);
-		return r;
-	}
-	/* Its own entries may still have to be cleared: it waits in the trash. */
-	r = base_vec_push(&in->dead_dirs, w->oid);
-	if (!r)
-		r = take(in, e, in->so->trash(in->eng->store), name, true);
-	if (!r)
-		atomic_store(&cur->gone, true);
-	return r;
-}
-
-static int set_name(struct install *in, struct txn_name *e)
-{
-	struct txn_wsobj *w = wsobj_of(in, e->after);
-	struct store_obj *parent;
-	char name[20], *at;
-	int r;
-
-	if (!w)
-		return -EUCLEAN;
-	if (w->wanted)
-		w->wanted--;
-	if (w->staged) {
-		txn_stage_name(w->oid, name);
-		if (w->wanted && !S_ISDIR(w->obj->home->kind)) /* more names to give: keep the one in the stage */
-			return in->so->link(w->obj->home, e->dir->home, e->name);
-		r = give(in, e, in->so->stage(in->eng->store), name, S_ISDIR(w->obj->home->kind));
-		if (!r)
-			w->staged = false;
-		return r;
-	}
-	if (!S_ISDIR(w->obj->home->kind))
-		return in->so->link(w->obj->home, e->dir->home, e->name);
-	r = in->so->place(w->obj->home, &parent, &at);
-	if (r)
-		return r;
-	r = give(in, e, parent, at, true);
-	in->so->put(parent);
-	free(at);
-	return r;
-}
-
-static bool no_change(const struct txn_name *e)
-{
-	return e->before == e->after;
-}
-
-/* Recovery: the name is to get an object, but the object or the directory is no more. */
-static bool lost(const struct txn_name *e)
-{
-	return e->after && (!e->dir->home || !e->after->home);
-}
-
-static int install_names(struct install *in, uint64_t *count)
-{
-	bool recovering = in->ws->resolve;
-	struct txn_name *e;
-	struct txn_obj *cur;
-	int r;
-
-	TAILQ_FOREACH (e, &in->ws->names, link) {
-		if ((no_change(e) && !recovering) || lost(e)) /* better what is there than nothing */
-			continue;
-		r = home_at(in, e, &cur);
-		if (r)
-			return r;
-		if (cur && cur != e->after)
-			r = clear_name(in, e, cur);
-		if (cur)
-			txn_obj_put(cur);
-		if (r)
-			return name_trouble(in, e->name, r);
-	}
-	TAILQ_FOREACH (e, &in->ws->names, link) {
-		if ((no_change(e) && !recovering) || !e->after)
-			continue;
-		if (lost(e)) {
-			base_log(LOG_WARNING, "\"%s\" cannot be restored: its %s is gone", e->name,
-			         e->dir->home ? "object" : "directory");
-			continue;
-		}
-		r = home_at(in, e, &cur);
-		if (!r && cur != e->after)
-			r = set_name(in, e);
-		else if (!r && wsobj_of(in, cur) && wsobj_of(in, cur)->wanted)
-			wsobj_of(in, cur)->wanted--;
-		if (cur)
-			txn_obj_put(cur);
-		if (r)
-			return name_trouble(in, e->name, r);
-		if (count)
-			++*count;
-	}
-	return 0;
-}
-
-static int remove_dead_dirs(struct install *in)
-{
-	char name[20];
-	int r = 0;
-
-	for (size_t i = in->dead_dirs.n; i-- > 0;) {
-		int s = in->so->unlink(in->so->trash(in->eng->store), txn_stage_name(in->dead_dirs.v[i], name), true);
-		struct txn_wsobj *w = txn_ws_find(in->ws, in->dead_dirs.v[i]);
-
-		if (!s && w && !w->obj->user) /* the layer above does not know it */
-			in->so->forsake(w->obj->home);
-		if (s == -ENOTEMPTY)
-			base_log(LOG_WARNING, "removed directory is not empty; it is kept as " STORE_STATE_DIR "/trash/%s",
-			         name);
-		else if (s && s != -ENOENT)
-			r = s;
-	}
-	return r;
-}
-
-/* How many names each object is to have of those that change; again each time an install is tried. */
-static void count_wanted(struct install *in)
-{
-	bool recovering = in->ws->resolve;
-	struct txn_wsobj *w, *tmp;
-	struct txn_name *e;
-
-	HASH_ITER (hh, in->ws->objs, w, tmp)
-		w->wanted = 0;
-	TAILQ_FOREACH (e, &in->ws->names, link) {
-		w = wsobj_of(in, e->after);
-		if (w && (recovering || !no_change(e)))
-			w->wanted++;
-	}
-}
-
-/*
- * A file that waited in the stage and has got all its names by links does not need that one any more. One that should
- * have got a name and could not is kept.
- */
-static int leave_stage(struct install *in)
-{
-	struct store_obj *stage = in->so->stage(in->eng->store);
-	struct txn_wsobj *w, *tmp;
-	char name[20], kept[40];
-	int r = 0;
-
-	HASH_ITER (hh, in->ws->objs, w, tmp) {
-		if (r || !w->staged || !w->obj->home || (w->created && !w->wanted) || S_ISDIR(w->obj->home->kind))
-			continue;
-		txn_stage_name(w->oid, name);
-		if (w->wanted) {
-			snprintf(kept, sizeof(kept), "lost-%s", name);
-			base_log(LOG_WARNING, "a file whose directory is gone is kept as " STORE_STATE_DIR "/trash/%s", kept);
-			r = in->so->rename(stage, name, in->so->trash(in->eng->store), kept, 0);
-		} else {
-			r = in->so->unlink(stage, name, false);
-		}
-		if (r == -ENOENT)
-			r = 0;
-		if (!r)
-			w->staged = false;
-	}
-	return r;
-}
-
 /* One try. Counts (may be NULL) for recovery's report. [no locks] */
 int txn_install(struct txn_ws *ws, struct txn *t UNUSED, uint64_t *objects, uint64_t *names)
 {
 	struct install in = {.eng = ws->eng, .so = ws->eng->so, .ws = ws};
 	int r;
 
-	count_wanted(&in);
+	txn_install_count(&in);
 	r = install_objects(&in, false, objects);
 	if (!r)
-		r = install_names(&in, names);
+		r = txn_install_names(&in, names);
 	if (!r)
 		r = install_objects(&in, true, objects);
 	if (!r)
-		r = leave_stage(&in);
+		r = txn_install_leave_stage(&in);
 	if (!r)
-		r = remove_dead_dirs(&in);
+		r = txn_install_dead_dirs(&in);
 	base_vec_free(&in.dead_dirs);
 	return r;
 }

@@ -261,19 +261,20 @@ int txn_obj_path(struct txn_engine *eng, struct txn *view, struct txn_obj *obj, 
 
 int txn_fsync_dir(struct txn_engine *eng, struct txn *view, struct txn_obj *dir)
 {
+	bool logged;
 	int r;
 
 	if (txn_view(view))
 		return 0;
 	pthread_rwlock_rdlock(&eng->ns);
-	r = dir->names ? 1 : 0;
+	logged = dir->names;
 	pthread_rwlock_unlock(&eng->ns);
-	if (r) {
+	if (logged) {
 		r = wal_force(eng->wal, wal_end(eng->wal));
 		if (r) {
 			txn_engine_fail(eng, "the log cannot be made durable: %s", strerror(-r));
 			return r;
 		}
 	}
-	return eng->so->sync(dir->home, false);
+	return txn_sync_obj(dir, false, logged);
 }

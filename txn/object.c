@@ -14,7 +14,7 @@ static struct txn_obj *obj_new(struct txn_engine *eng, struct store_obj *home)
 	obj->eng = eng;
 	obj->home = home;
 	atomic_init(&obj->refs, 1);
-	atomic_init(&obj->plain_gen, 1); /* durable? nobody knows before the first sync of everything */
+	atomic_init(&obj->plain_gen, atomic_load(&eng->forgotten_gen));
 	/* Whoever wants to change it must not starve behind readers. No thread takes it shared twice. */
 	pthread_rwlockattr_init(&fair);
 	pthread_rwlockattr_setkind_np(&fair, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
@@ -72,6 +72,9 @@ void txn_obj_put(struct txn_obj *obj)
 	}
 	if (obj->home)
 		obj->home->user = NULL;
+	/* When it comes back, what of it is not durable must not be taken for durable. */
+	if (atomic_load(&obj->plain_gen) > atomic_load(&eng->forgotten_gen))
+		atomic_store(&eng->forgotten_gen, atomic_load(&obj->plain_gen));
 	pthread_mutex_unlock(&eng->tab);
 	if (obj->home)
 		eng->so->put(obj->home);
@@ -152,10 +155,26 @@ bool txn_obj_unsynced(struct txn_obj *obj)
 	return atomic_load(&obj->plain_gen) >= atomic_load(&obj->eng->synced_gen);
 }
 
-int txn_sync_all(struct txn_engine *eng)
+/*
+ * What a sync could not write may be lost, and the next sync does not tell (fsync(2)). When a promise of the log hangs on it,
+ * that is the end until the next recovery, which writes it again.
+ */
+static int synced(struct txn_engine *eng, bool promised, int r)
+{
+	if (promised && (r == -EIO || r == -ENOSPC || r == -EDQUOT))
+		txn_engine_fail(eng, "files cannot be made durable: %s", strerror(-r));
+	return r;
+}
+
+int txn_sync_obj(struct txn_obj *obj, bool data_only, bool promised)
+{
+	return synced(obj->eng, promised, obj->eng->so->sync(obj->home, data_only));
+}
+
+int txn_sync_all(struct txn_engine *eng, bool promised)
 {
 	uint64_t gen = atomic_load(&eng->plain_gen), was = atomic_load(&eng->synced_gen);
-	int r = eng->so->sync_all(eng->store);
+	int r = synced(eng, promised, eng->so->sync_all(eng->store));
 
 	while (!r && was < gen && !atomic_compare_exchange_weak(&eng->synced_gen, &was, gen))
 		;

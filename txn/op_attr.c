@@ -324,13 +324,16 @@ struct setattr_args {
 	struct txn_obj *obj;
 	const struct stat *attr;
 	unsigned mask;
+	struct stat *out; /* may be NULL */
 };
 
-static int implicit_setattr(struct txn *t, void *arg)
+/* I9: when it cannot tell the outcome, it has not happened. */
+static int do_setattr(struct txn *t, void *arg)
 {
 	struct setattr_args *a = arg;
+	int r = txn_do_setattr(t, a->obj, a->attr, a->mask);
 
-	return txn_do_setattr(t, a->obj, a->attr, a->mask);
+	return r || !a->out ? r : txn_getattr(t->eng, t, a->obj, a->out);
 }
 
 static int setattr_home(struct txn_obj *obj, const struct stat *wanted, unsigned mask)
@@ -362,31 +365,31 @@ static int setattr_home(struct txn_obj *obj, const struct stat *wanted, unsigned
 	return r;
 }
 
-static int setattr_once(struct txn_engine *eng, struct txn *view, struct txn_obj *obj, const struct stat *attr,
-                        unsigned mask)
+static int setattr_once(struct txn_engine *eng, struct txn *view, struct setattr_args *a)
 {
-	struct setattr_args args = {obj, attr, mask};
 	struct txn_stmt st;
 	int r = txn_stmt_begin(eng, view, &st);
 
 	if (r)
 		return r;
 	if (st.txn)
-		return txn_stmt_end(&st, txn_do_setattr(st.txn, obj, attr, mask));
-	pthread_rwlock_wrlock(&obj->lock);
-	r = txn_plain_obj(obj);
+		return txn_stmt_end(&st, do_setattr(st.txn, a));
+	pthread_rwlock_wrlock(&a->obj->lock);
+	r = txn_plain_obj(a->obj);
 	if (r == 0)
-		r = setattr_home(obj, attr, mask);
-	pthread_rwlock_unlock(&obj->lock);
-	return r == 1 ? txn_implicitly(eng, implicit_setattr, &args) : r;
+		r = setattr_home(a->obj, a->attr, a->mask);
+	pthread_rwlock_unlock(&a->obj->lock);
+	if (r == 1)
+		r = txn_implicitly(eng, do_setattr, a);
+	return r || !a->out ? r : txn_getattr(eng, NULL, a->obj, a->out);
 }
 
 int txn_setattr(struct txn_engine *eng, struct txn *view, struct txn_obj *obj, struct txn_file *file UNUSED,
                 const struct stat *attr, unsigned mask, struct stat *out)
 {
-	int r = TXN_RETRYING(eng, setattr_once(eng, view, obj, attr, mask));
+	struct setattr_args args = {obj, attr, mask, out};
 
-	return r || !out ? r : txn_getattr(eng, view, obj, out);
+	return TXN_RETRYING(eng, setattr_once(eng, view, &args));
 }
 
 struct xattr_args {

@@ -41,7 +41,7 @@ static int do_write(struct txn *t, void *arg)
 	int r = txn_own(t, f->obj, &w);
 
 	/* A record holds both images: cut what would not fit. */
-	size_t piece_max = WAL_MAX_PAYLOAD(wal_segment_size(t->eng->wal)) / 2 - 4096;
+	size_t piece_max = WAL_MAX_PAYLOAD(wal_segment_size(t->eng->wal)) / 2 - 512;
 
 	if (!r && a->append)
 		a->off = (uint64_t)w->attr.st_size;

@@ -213,6 +213,7 @@ static int do_create(struct txn *t, void *arg)
 struct link_args {
 	struct txn_obj *obj, *dir;
 	const char *name;
+	struct stat *attr; /* may be NULL */
 };
 
 /*
@@ -253,6 +254,8 @@ static int do_link(struct txn *t, void *arg)
 		r = -EMLINK; /* now, not when it is installed */
 	if (!r)
 		r = change_one(t, a->dir, a->name, NULL, w);
+	if (!r && a->attr)
+		r = txn_attr_locked(t, a->obj, a->attr); /* I9: when it cannot tell the outcome, it has not happened */
 	pthread_rwlock_unlock(&t->eng->ns);
 	return r;
 }
@@ -332,12 +335,15 @@ static int plain_create(struct txn_engine *eng, struct create_args *a)
 	r = so->create(a->dir->home, a->name, &sn, true, &home, &a->look->attr);
 	if (r)
 		goto out;
+	so->get(home); /* while it is known, taking it back needs no memory */
 	a->look->obj = txn_obj_intern(eng, home);
-	if (!a->look->obj) {
+	if (a->look->obj) {
+		txn_obj_dirty(a->look->obj);
+	} else {
 		r = -ENOMEM;
-		goto out;
+		so->unlink(a->dir->home, a->name, S_ISDIR(sn.mode));
 	}
-	txn_obj_dirty(a->look->obj);
+	so->put(home);
 	txn_obj_dirty(a->dir);
 out:
 	pthread_rwlock_unlock(&eng->ns);
@@ -463,13 +469,13 @@ int txn_tmpfile(struct txn_engine *eng, struct txn *view, struct txn_obj *dir, c
 int txn_link(struct txn_engine *eng, struct txn *view, struct txn_obj *obj, struct txn_obj *dir, const char *name,
              struct stat *attr)
 {
-	struct link_args args = {obj, dir, name};
+	struct link_args args = {obj, dir, name, attr};
 	int r;
 
 	if (S_ISDIR(obj->home->kind))
 		return -EPERM;
 	r = TXN_RETRYING(eng, TXN_RUN(eng, view, do_link, plain_link, &args));
-	return r || !attr ? r : txn_getattr(eng, view, obj, attr);
+	return r || !attr || txn_view(view) ? r : txn_getattr(eng, view, obj, attr);
 }
 
 int txn_unlink(struct txn_engine *eng, struct txn *view, struct txn_obj *dir, const char *name)

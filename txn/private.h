@@ -82,6 +82,7 @@ struct txn_wsobj {
 	bool created;        /* made by this transaction */
 	uint64_t created_lsn; /* its OBJECT record [txn->lock] */
 	bool staged;         /* home name is STATE/stage/oid [install, or ns] */
+	bool remade;         /* recovery: staged because its inode had gone */
 	bool declared;       /* OBJECT record written */
 	bool moved;          /* a directory that changed its parent [ns] */
 	struct txn_name *gained, *lost; /* scratch of txn_changes [txn->lock] */
@@ -212,6 +213,8 @@ struct txn_engine {
 	atomic_bool failed;      /* error[] is set and will not change */
 	_Atomic uint64_t plain_gen;  /* > 0; advanced by each unlogged plain change, after the change */
 	_Atomic uint64_t synced_gen; /* plain changes with smaller numbers are durable */
+	/* The latest change of an object that nobody refers to any more; 1: those of before the mount. Written under tab. */
+	_Atomic uint64_t forgotten_gen;
 	uint64_t last_checkpoint; /* [lock] wal_end then */
 	pthread_mutex_t checkpoint_lock; /* one at a time; before commit_gate */
 	pthread_t installer, checkpointer;
@@ -263,6 +266,14 @@ static inline bool txn_dir_removed(const struct txn_wsobj *w)
 	return w->links + (w->created ? 0 : 1) <= 0;
 }
 
+/* Were there changes, not durable yet, of objects that nobody refers to any more? */
+static inline bool txn_forgotten_unsynced(struct txn_engine *eng)
+{
+	uint64_t gen = atomic_load(&eng->forgotten_gen);
+
+	return gen > 1 && gen >= atomic_load(&eng->synced_gen);
+}
+
 /* engine.c */
 void txn_engine_fail(struct txn_engine *eng, const char *fmt, ...) PRINTF_LIKE(2, 3);
 int txn_writable(struct txn_engine *eng); /* 0 or -EROFS */
@@ -278,7 +289,9 @@ uint64_t txn_obj_oid(struct txn_obj *obj);              /* gives it a number whe
 void txn_obj_mark(struct txn_obj *obj, uint64_t lsn);   /* [obj->lock exclusive] I5 */
 void txn_obj_dirty(struct txn_obj *obj);                /* a plain change went home unlogged */
 bool txn_obj_unsynced(struct txn_obj *obj);
-int txn_sync_all(struct txn_engine *eng);
+/* Make durable at home. promised: recovery, or a transaction that is being committed, relies on it. */
+int txn_sync_obj(struct txn_obj *obj, bool data_only, bool promised);
+int txn_sync_all(struct txn_engine *eng, bool promised);
 char *txn_stage_name(uint64_t oid, char buf[20]);
 
 /* ws.c */
@@ -378,5 +391,8 @@ int txn_carry_forward(struct txn_engine *eng); /* carry.c */
 
 /* recovery.c */
 int txn_recover(struct txn_engine *eng, struct txn_recovery *rec, char *err, size_t errlen);
+
+/* sweep.c */
+int txn_sweep(struct txn_engine *eng, uint64_t *swept); /* counts what it has removed */
 
 #endif

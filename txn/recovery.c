@@ -33,6 +33,7 @@ struct declared {
 	uint64_t oid;
 	struct txn_rec_object o;
 	char *hint, *target;
+	bool bound; /* made anew by a recovery that did not come to its end */
 	struct txn_wsobj *w;
 };
 
@@ -44,6 +45,8 @@ struct recovery {
 	size_t nwon, capwon;
 	struct declared *declared;
 	uint64_t next_oid, next_txid;
+	uint64_t scan; /* of the last checkpoint; 0: none seen */
+	bool bound; /* BINDs were logged */
 	char *err;
 	size_t errlen;
 };
@@ -166,6 +169,7 @@ static int won(struct recovery *rv, struct loser *l, uint64_t commit)
 /* What committed before `clean` is home and durable. */
 static void checkpoint_seen(struct recovery *rv, const struct txn_rec_checkpoint *c)
 {
+	struct declared *d, *tmp;
 	size_t kept = 0;
 
 	for (size_t i = 0; i < rv->nwon; i++) {
@@ -175,9 +179,25 @@ static void checkpoint_seen(struct recovery *rv, const struct txn_rec_checkpoint
 			rv->won[kept++] = rv->won[i];
 	}
 	rv->nwon = kept;
+	HASH_ITER (hh, rv->declared, d, tmp)
+		d->bound = false;
 	rv->next_oid = base_max_u64(rv->next_oid, c->next_oid);
 	rv->next_txid = base_max_u64(rv->next_txid, c->next_txid);
 	rv->rec->clean = c->shutdown;
+	rv->scan = c->scan;
+}
+
+static int refuse(struct recovery *rv, const struct wal_rec *h, const char *why)
+{
+	snprintf(rv->err, rv->errlen, "the log's record at LSN %" PRIu64 " (%s) %s; nothing was changed", h->lsn,
+	         txn_rec_name(h->type), why);
+	return -EUCLEAN;
+}
+
+/* What this version writes nowhere and would have to redo in another way. */
+static bool reserved(const struct txn_rec *rec)
+{
+	return rec->type == TXN_REC_PREPARE || (rec->type == TXN_REC_WRITE && rec->u.write.stolen);
 }
 
 static int analyse(void *arg, const struct wal_rec *h, const void *payload)
@@ -194,6 +214,10 @@ static int analyse(void *arg, const struct wal_rec *h, const void *payload)
 		         "by another version or is damaged; nothing was changed",
 		         h->lsn, h->type);
 		return r;
+	}
+	if (reserved(&rec)) {
+		refuse(rv, h, "is one that only a newer version understands");
+		return -EPROTONOSUPPORT;
 	}
 	rv->rec->records++;
 	rv->rec->bytes += wal_record_size(h->len);
@@ -214,13 +238,13 @@ static int analyse(void *arg, const struct wal_rec *h, const void *payload)
 	case TXN_REC_ATTR:
 	case TXN_REC_XATTR:
 	case TXN_REC_NAME:
-		return chain ? base_vec_push(chain, h->lsn) : -EUCLEAN;
+		return chain ? base_vec_push(chain, h->lsn) : refuse(rv, h, "belongs to no transaction");
 	case TXN_REC_CLR:
 		while (chain && chain->n && chain->v[chain->n - 1] > rec.u.clr.next)
 			chain->n--;
 		return 0;
 	case TXN_REC_COMMIT:
-		return l ? won(rv, l, h->lsn) : -EUCLEAN;
+		return l ? won(rv, l, h->lsn) : refuse(rv, h, "belongs to no transaction");
 	case TXN_REC_ABORT:
 		if (l)
 			forget_open(rv, l);
@@ -232,13 +256,33 @@ static int analyse(void *arg, const struct wal_rec *h, const void *payload)
 		struct declared *d;
 
 		HASH_FIND(hh, rv->declared, &rec.u.bind.oid, sizeof(rec.u.bind.oid), d);
-		if (d)
+		if (d) {
 			d->o.id = rec.u.bind.id;
+			d->bound = true;
+		}
 		return 0;
 	}
 	default:
 		return 0;
 	}
+}
+
+/*
+ * Is the log's first segment still the first? What is lost in front of it nothing else would tell: its transactions would
+ * just be missing. The last checkpoint says where the log has to begin, and only the first segment of all can be
+ * without one.
+ */
+static int check_beginning(struct recovery *rv)
+{
+	uint64_t begin = wal_begin(rv->eng->wal);
+
+	if (rv->scan ? rv->scan >= begin : begin <= wal_segment_size(rv->eng->wal))
+		return 0;
+	snprintf(rv->err, rv->errlen,
+	         "the log's beginning is missing: its first segment begins at LSN %" PRIu64 ", recovery has to read from "
+	         "%s LSN %" PRIu64 "; nothing was changed",
+	         begin, rv->scan ? "" : "a checkpoint at or above", rv->scan ? rv->scan : wal_segment_size(rv->eng->wal));
+	return -EUCLEAN;
 }
 
 /* ---- redo ---- */
@@ -299,6 +343,7 @@ static int resolve(struct txn_ws *ws, uint64_t oid, struct txn_wsobj **out)
 			atomic_store(&obj->oid, oid);
 		if (obj->home && !so->lookup(so->stage(eng->store), name, &staged, NULL)) {
 			d->w->staged = staged == obj->home;
+			d->w->remade = d->bound && d->w->staged;
 			so->put(staged);
 		}
 		*out = d->w;
@@ -321,6 +366,8 @@ static int redo_one(struct recovery *rv, struct txn_ws *ws, uint64_t lsn)
 	if (r == -EUCLEAN)
 		snprintf(rv->err, rv->errlen, "the log's record at LSN %" PRIu64 " cannot be applied: it refers to an "
 		         "object that the log does not declare", lsn);
+	else if (r)
+		snprintf(rv->err, rv->errlen, "the log's record at LSN %" PRIu64 " cannot be applied: %s", lsn, strerror(-r));
 	rv->rec->operations++;
 	return r;
 }
@@ -366,23 +413,27 @@ static int recreate(struct recovery *rv, struct declared *d)
 	}
 	if (r)
 		return r;
-	d->w->obj->home = home;
-	home->user = d->w->obj;
-	d->w->staged = true;
 	r = so->id(home, &rec.u.bind.id);
 	if (!r)
 		r = txn_rec_encode(&rec, &head, iov, &n);
 	if (!r)
 		r = wal_append(eng->wal, &h, iov, n, true);
 	base_buf_free(&head);
-	return r;
+	if (r) { /* not known by its number: the next try makes another one in its place */
+		so->put(home);
+		return r;
+	}
+	d->w->obj->home = home;
+	home->user = d->w->obj;
+	d->w->staged = d->w->remade = true;
+	rv->bound = true;
+	return 0;
 }
 
 static int make_missing(struct recovery *rv, struct txn_ws *ws)
 {
 	struct declared *d, *tmp;
 	struct txn_name *e;
-	bool made = false;
 	int r = 0;
 
 	TAILQ_FOREACH (e, &ws->names, link)
@@ -393,75 +444,55 @@ static int make_missing(struct recovery *rv, struct txn_ws *ws)
 			continue;
 		if (d->o.created && d->w->wanted) {
 			r = recreate(rv, d);
-			made = true;
 		} else if (d->w->wanted) {
 			rv->rec->missing++;
 			base_log(LOG_WARNING, "inode %" PRIu64 " (\"%s\") is gone; what the log says of it cannot be redone",
 			         d->o.ino, d->hint);
 		}
 	}
-	return r || !made ? r : wal_force(rv->eng->wal, wal_end(rv->eng->wal));
+	return r || !rv->bound ? r : wal_force(rv->eng->wal, wal_end(rv->eng->wal));
+}
+
+static int try_install(struct recovery *rv, struct txn *t)
+{
+	int r;
+
+	rv->rec->objects = rv->rec->names = rv->rec->missing = 0;
+	r = make_missing(rv, &t->ws);
+	return r ? r : txn_install(&t->ws, t, &rv->rec->objects, &rv->rec->names);
+}
+
+static void cannot_install(struct recovery *rv, const struct txn *t, int r)
+{
+	struct base_buf where = {0};
+
+	if (t->ws.trouble[0]) {
+		base_buf_printf(&where, " at ");
+		base_buf_quote(&where, t->ws.trouble);
+	}
+	snprintf(rv->err, rv->errlen, "what was committed cannot be redone%s: %s; nothing is lost: see to it that this "
+	         "user may change it and try again", where.n ? (char *)where.p : "", strerror(-r));
+	base_buf_free(&where);
 }
 
 static int install(struct recovery *rv, struct txn *t)
 {
 	struct txn_engine *eng = rv->eng;
-	int r = make_missing(rv, &t->ws);
+	int r = try_install(rv, t);
 
-	if (!r)
-		r = txn_install(&t->ws, t, &rv->rec->objects, &rv->rec->names);
 	if (r == -ENOSPC || r == -EDQUOT) {
 		eng->so->release(eng->store, UINT64_MAX); /* what was kept for this */
-		rv->rec->objects = rv->rec->names = 0;
-		r = txn_install(&t->ws, t, &rv->rec->objects, &rv->rec->names);
+		r = try_install(rv, t); /* what is missing, too */
 	}
 	if (r == -ENOSPC || r == -EDQUOT)
 		snprintf(rv->err, rv->errlen, "not enough space to redo what was committed; nothing is lost: free some "
 		         "space and try again");
 	else if (r)
-		snprintf(rv->err, rv->errlen, "what was committed cannot be redone at \"%s\": %s; nothing is lost: see to "
-		         "it that this user may change it and try again", t->ws.trouble, strerror(-r));
+		cannot_install(rv, t, r);
 	return r;
 }
 
 /* ---- afterwards ---- */
-
-struct sweep {
-	struct recovery *rv;
-	struct store_obj *dir;
-};
-
-static int sweep_one(void *arg, const struct store_dirent *de)
-{
-	struct sweep *s = arg;
-	const struct store_ops *so = s->rv->eng->so;
-	int r;
-
-	if (strlen(de->name) != 16 || strspn(de->name, "0123456789abcdef") != 16)
-		return 0; /* something that is kept for its owner */
-	r = so->unlink(s->dir, de->name, false);
-	if (r == -EISDIR || r == -EPERM)
-		r = so->unlink(s->dir, de->name, true);
-	if (r == -ENOTEMPTY) {
-		char kept[40];
-
-		snprintf(kept, sizeof(kept), "lost-%s", de->name);
-		base_log(LOG_WARNING, "leftover directory is not empty; it is kept as " STORE_STATE_DIR "/trash/%s", kept);
-		r = so->rename(s->dir, de->name, so->trash(s->rv->eng->store), kept, 0);
-	}
-	if (!r)
-		s->rv->rec->swept++;
-	return 0; /* the next recovery tries again */
-}
-
-static int sweep(struct recovery *rv)
-{
-	const struct store_ops *so = rv->eng->so;
-	struct sweep stage = {rv, so->stage(rv->eng->store)}, trash = {rv, so->trash(rv->eng->store)};
-	int r = so->readdir(stage.dir, sweep_one, &stage);
-
-	return r ? r : so->readdir(trash.dir, sweep_one, &trash);
-}
 
 static void recovery_free(struct recovery *rv)
 {
@@ -527,6 +558,9 @@ int txn_recover(struct txn_engine *eng, struct txn_recovery *rec, char *err, siz
 			snprintf(err, errlen, "%s", wal_error_text(eng->wal)[0] ? wal_error_text(eng->wal) : strerror(-r));
 		goto out;
 	}
+	r = check_beginning(&rv);
+	if (r)
+		goto out;
 	if (eng->store->foreign && rv.nwon) {
 		snprintf(err, errlen, "this directory is a copy: its log holds %zu committed transactions that are not "
 		         "installed yet, and speaks of the original's files. Recover the original and copy again; or, to take the "
@@ -548,10 +582,10 @@ int txn_recover(struct txn_engine *eng, struct txn_recovery *rec, char *err, siz
 	if (rv.nwon) {
 		r = redo_and_install(&rv);
 		if (!r)
-			r = txn_sync_all(eng);
+			r = txn_sync_all(eng, false);
 	}
 	if (!r)
-		r = sweep(&rv);
+		r = txn_sweep(eng, &rec->swept);
 	if (!r)
 		r = txn_checkpoint_at(eng, false);
 	if (!r && (!eng->store->sealed || eng->store->foreign))

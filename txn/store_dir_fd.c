@@ -95,12 +95,12 @@ static bool placed_at(const struct store_dir_obj *o, const struct store_dir_obj 
 	return o->parent == dir && o->parent && strcmp(o->name, name) == 0;
 }
 
-/* With the lock held. dir NULL: unknown. Without memory the place becomes unknown, which is always allowed. */
-static void set_place(struct store_dir *sd, struct store_dir_obj *o, struct store_dir_obj *dir, const char *name,
+/* With the lock held. dir NULL: unknown. Without memory (false) the place becomes unknown, which is always allowed. */
+static bool set_place(struct store_dir *sd, struct store_dir_obj *o, struct store_dir_obj *dir, const char *name,
                       struct store_dir_obj **reap)
 {
 	if (o->fixed || placed_at(o, dir, name))
-		return;
+		return true;
 	struct store_dir_obj *old = o->parent;
 	char *copy = dir ? strdup(name) : NULL;
 	free(o->name);
@@ -109,6 +109,7 @@ static void set_place(struct store_dir *sd, struct store_dir_obj *o, struct stor
 	if (o->parent)
 		dir->refs++;
 	put_locked(sd, old, reap);
+	return copy || !dir;
 }
 
 int store_dir_place(struct store_obj *obj, struct store_obj **parent, char **name)
@@ -532,11 +533,14 @@ int store_dir_intern(struct store_dir *sd, int fd, const struct statx *sx, struc
 		o->fd = TAKE_FD(fd);
 		sd->open_fds++;
 	}
-	if (dir)
-		set_place(sd, o, dir, name, &reap);
 	if (dir && sx->stx_nlink > 0)
 		o->keep = o->fixed;
 	lru_update(sd, o);
+	if (dir && !set_place(sd, o, dir, name, &reap)) {
+		put_locked(sd, o, &reap);
+		r = -ENOMEM;
+		goto out;
+	}
 	*out = o;
 out:;
 	bool over = sd->open_fds > sd->max_fds && sd->oldest;

@@ -202,7 +202,9 @@ int store_dir_create(struct store_obj *dir, const char *name, const struct store
 	if (!r)
 		r = store_dir_intern(sd, TAKE_FD(fd), &sx, d, name, STORE_DIR_ANY_GEN, &o);
 	if (r < 0) {
-		(void)store_dir_unlink(dir, name, S_ISDIR(nw->mode));
+		bool is_dir = S_ISDIR(nw->mode);
+		if (store_dir_unlink(dir, name, is_dir) == -ENOMEM)
+			(void)unlinkat(pin.fd, name, is_dir ? AT_REMOVEDIR : 0);
 		return (int)store_dir_space_seen(sd, r);
 	}
 	if (attr)

@@ -162,7 +162,10 @@ static int write_format(const struct opening *op, bool seal)
 	         (unsigned)(b >> 48 & 0x3fff) | 0x8000u, (unsigned long long)(b & 0xffffffffffffull));
 	if (seal)
 		root_line(&op->sd->root_id, text + strlen(text));
-	CLEANUP_CLOSE int fd = openat(state, FORMAT_NEW, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600);
+	/* Whatever has that name: what a crash has left, a link to something else, a fifo that would make us wait. */
+	if (unlinkat(state, FORMAT_NEW, 0) < 0 && errno != ENOENT)
+		return fail_errno(op, FORMAT_NEW);
+	CLEANUP_CLOSE int fd = openat(state, FORMAT_NEW, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
 	if (fd < 0 || write_all(fd, text) < 0 || fsync(fd) < 0 || renameat(state, FORMAT_NEW, state, FORMAT_NAME) < 0 ||
 	    fsync(state) < 0)
 		return fail_errno(op, FORMAT_NAME);

@@ -436,71 +436,79 @@ static void count_link(struct txn_wsobj *w, struct txn_wsobj *dir, int n, const 
 	pthread_rwlock_unlock(&w->obj->lock);
 }
 
-/* The name goes from one object to another; dir_time: what the directory shows from then on. */
-static int change_name(struct txn_ws *ws, const struct txn_rec_name_op *op, uint64_t from, uint64_t to,
-                       const struct timespec *time, const struct timespec *dir_time)
-{
-	struct txn_wsobj *dir, *wf = NULL, *wt = NULL;
+/* A name that goes from one object to another: all that takes memory is done when it is made ready. */
+struct name_step {
+	struct txn_wsobj *dir, *from, *to;
 	struct txn_name *e;
-	char *copy = NULL;
-	int r = ws_obj(ws, op->dir, &dir);
+	char *copy;
+};
+
+static int name_ready(struct txn_ws *ws, const struct txn_rec_name_op *op, uint64_t from, uint64_t to,
+                      struct name_step *s)
+{
+	int r = ws_obj(ws, op->dir, &s->dir);
 
 	if (!r && from)
-		r = ws_obj(ws, from, &wf);
+		r = ws_obj(ws, from, &s->from);
 	if (!r && to)
-		r = ws_obj(ws, to, &wt);
+		r = ws_obj(ws, to, &s->to);
 	if (r)
 		return r;
-	if (wt) {
-		copy = strdup(op->name);
-		if (!copy)
+	if (s->to) {
+		s->copy = strdup(op->name);
+		if (!s->copy)
 			return -ENOMEM;
 	}
-	e = name_entry(ws, dir->obj, op->name, wf ? wf->obj : NULL);
-	if (!e) {
-		free(copy);
-		return -ENOMEM;
+	s->e = name_entry(ws, s->dir->obj, op->name, s->from ? s->from->obj : NULL);
+	return s->e ? 0 : -ENOMEM;
+}
+
+/* dir_time: what the directory shows from then on. */
+static void name_go(struct name_step *s, const struct timespec *time, const struct timespec *dir_time)
+{
+	struct txn_wsobj *to = s->to;
+
+	txn_ws_dirview(s->dir);
+	s->dir->dir_time = *dir_time;
+	replace_obj(&s->e->after, to ? to->obj : NULL);
+	if (s->from != to) {
+		if (s->from)
+			count_link(s->from, s->dir, -1, time);
+		if (to)
+			count_link(to, s->dir, 1, time);
 	}
-	txn_ws_dirview(dir);
-	dir->dir_time = *dir_time;
-	replace_obj(&e->after, wt ? wt->obj : NULL);
-	if (wf != wt) {
-		if (wf)
-			count_link(wf, dir, -1, time);
-		if (wt)
-			count_link(wt, dir, 1, time);
+	if (to) {
+		replace_obj(&to->parent, s->dir->obj);
+		free(to->name);
+		to->name = TAKE_PTR(s->copy);
 	}
-	if (wt) {
-		replace_obj(&wt->parent, dir->obj);
-		free(wt->name);
-		wt->name = copy;
+}
+
+/* All of a record's names or none. */
+static int change_names(struct txn_ws *ws, const struct txn_rec_name *n, bool undo)
+{
+	struct name_step s[ARRAY_LEN(n->op)] = {0};
+	int r = 0;
+
+	for (uint32_t i = 0; i < n->count && !r; i++)
+		r = name_ready(ws, &n->op[i], undo ? n->op[i].after : n->op[i].before,
+		               undo ? n->op[i].before : n->op[i].after, &s[i]);
+	for (uint32_t k = 0; k < n->count && !r; k++) {
+		uint32_t i = undo ? n->count - 1 - k : k;
+
+		name_go(&s[i], &n->time, undo ? &n->op[i].dir_time : &n->time);
 	}
-	return 0;
+	for (uint32_t i = 0; i < n->count; i++)
+		free(s[i].copy);
+	return r;
 }
 
 int txn_ws_apply_name(struct txn_ws *ws, const struct txn_rec *rec, uint64_t lsn UNUSED)
 {
-	const struct txn_rec_name *n = &rec->u.name;
-	int r = 0;
-
-	for (uint32_t i = 0; i < n->count; i++) {
-		r = change_name(ws, &n->op[i], n->op[i].before, n->op[i].after, &n->time, &n->time);
-		if (r) {
-			while (i-- > 0) /* all or nothing */
-				change_name(ws, &n->op[i], n->op[i].after, n->op[i].before, &n->time,
-				            &n->op[i].dir_time);
-			break;
-		}
-	}
-	return r;
+	return change_names(ws, &rec->u.name, false);
 }
 
 int txn_ws_undo_name(struct txn_ws *ws, const struct txn_rec *rec, uint64_t lsn UNUSED)
 {
-	const struct txn_rec_name *n = &rec->u.name;
-	int r = 0;
-
-	for (uint32_t i = n->count; i-- > 0 && !r;)
-		r = change_name(ws, &n->op[i], n->op[i].after, n->op[i].before, &n->time, &n->op[i].dir_time);
-	return r;
+	return change_names(ws, &rec->u.name, true);
 }

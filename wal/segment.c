@@ -100,8 +100,9 @@ int wal_seg_get(struct wal *wal, struct wal_segment *seg)
 
 	if (seg->fd < 0) {
 		wal_seg_name(seg->h.number, name);
+		/* Without waiting: should it be a fifo, it is told below. */
 		fd = wal->os->openat(wal->os->ctx, wal->dir, name,
-		                     (wal->read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NOFOLLOW, 0);
+		                     (wal->read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0);
 		if (fd < 0)
 			return fd;
 		count_open(wal);
@@ -183,6 +184,12 @@ static int compare_u64(const void *a, const void *b)
 	return *x < *y ? -1 : *x > *y;
 }
 
+/* Does opening or reading it fail because something else has its name? */
+static bool no_file(int r)
+{
+	return r == -ELOOP || r == -EISDIR || r == -ESPIPE || r == -ENXIO;
+}
+
 /* Load one segment; 0 also when it is damaged. */
 static int load_one(struct wal *wal, uint64_t number, bool size_known)
 {
@@ -203,15 +210,18 @@ static int load_one(struct wal *wal, uint64_t number, bool size_known)
 		free(seg);
 		return 0;
 	}
-	if (r) {
+	if (r && !no_file(r)) {
 		free(seg);
 		return r;
 	}
 	seg->refs = 0;
-	r = os_pread_full(wal->os, seg->fd, raw, sizeof(raw), 0);
+	if (r == 0)
+		r = os_pread_full(wal->os, seg->fd, raw, sizeof(raw), 0);
 	if (r == 0)
 		r = wal_seghdr_decode(raw, &seg->h);
-	if (r == -EIO)
+	if (no_file(r))
+		wal_trouble(wal, -EUCLEAN, number, "it is no file but something else");
+	else if (r == -EIO)
 		wal_trouble(wal, -EUCLEAN, number, "the header cannot be read: the file is cut off, or an I/O error");
 	else if (r == -EUCLEAN)
 		wal_trouble(wal, r, number, "the header is damaged");

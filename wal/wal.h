@@ -40,7 +40,7 @@
 #define WAL_RECORD_HEADER 56u
 #define WAL_VERSION 1u
 #define WAL_SEGMENT_DEFAULT (16u << 20)
-#define WAL_SEGMENT_MIN (64u << 10)
+#define WAL_SEGMENT_MIN (32u << 10)
 /* Largest payload in a segment of the given size. */
 #define WAL_MAX_PAYLOAD(segment) ((segment) / 2)
 /* Most pieces of a payload in one wal_append. */

@@ -4,6 +4,7 @@ import os
 import time
 
 POLL = 0.004
+PATIENCE = 10  # times what a wait takes on a machine that has nothing else to do
 
 
 class Options:
@@ -55,15 +56,21 @@ def expect(codes, fn, *args, **kw):
     raise Failure(f"{getattr(fn, '__name__', fn)}{args}: succeeded with {r!r} where {want} is right")
 
 
+def patience(seconds):
+    """How long to wait for something that takes less than this on an idle machine, before it is called a failure."""
+    return seconds * OPT.slow * PATIENCE
+
+
 def wait_until(fn, seconds=5.0, what="a condition"):
     """Poll until fn() is true; its value is returned."""
-    end = time.monotonic() + seconds * OPT.slow
+    end = time.monotonic() + patience(seconds)
     while True:
+        late = time.monotonic() > end
         r = fn()
         if r:
             return r
-        if time.monotonic() > end:
-            raise Failure(f"waited {seconds * OPT.slow:.0f} s in vain for {what}")
+        if late:
+            raise Failure(f"waited {patience(seconds):.0f} s in vain for {what}")
         time.sleep(POLL)
 
 

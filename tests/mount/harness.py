@@ -23,8 +23,8 @@ import traceback
 import types
 
 import sysc
-from checks import (OPT, Failure, Skip, append, check, equal, exists, expect, ls, name_of, read,  # noqa: F401
-                    wait_until, write, write_all)  # tests import all of these from here
+from checks import (OPT, Failure, Skip, append, check, equal, exists, expect, ls, name_of, patience,  # noqa: F401
+                    read, wait_until, write, write_all)  # tests import all of these from here
 
 NOBODY = 65534
 
@@ -200,6 +200,7 @@ def same_tree(got, want, text):
 
 # ---- processes ----
 
+PROGRESS = None  # a descriptor: where the runner's lines go
 KEEP = {}  # what an actor's functions keep between calls: open files and the like
 
 
@@ -362,6 +363,17 @@ def in_child(fn, *args, uid=None, groups=()):
     raise value
 
 
+def children(pid):
+    out = []
+    try:
+        for tid in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{tid}/children") as f:
+                out += map(int, f.read().split())
+    except OSError:
+        pass
+    return out
+
+
 # ---- mounts ----
 
 TROUBLE = ("AddressSanitizer", "runtime error:", "LeakSanitizer", "ThreadSanitizer", "UndefinedBehaviorSanitizer")
@@ -445,13 +457,14 @@ class Mount:
         """
         The daemon dies at once; the dead mount is taken away. When the kill comes while the kernel invalidates a name
         for the daemon and waits for a directory whose lock belongs to a request that nobody answers any more, the
-        dead daemon's thread and that request wait for each other: only a forced unmount helps. True: it was needed.
+        dead daemon's thread and that request wait for each other. Its watchdog sees to that. True: it did not, and a
+        forced unmount was needed.
         """
         forced = False
         if self.proc:
             self.proc.kill()
             try:
-                self.proc.wait(3)
+                self.proc.wait(patience(3))
             except subprocess.TimeoutExpired:
                 forced = True
                 try:
@@ -478,10 +491,10 @@ class Mount:
         self.ended()
         return self
 
-    def ended(self, seconds=30):
+    def ended(self, seconds=20):
         """Wait for the daemon's own end, which must be a good one."""
         try:
-            rc = self.proc.wait(seconds * OPT.slow)
+            rc = self.proc.wait(patience(seconds))
         except subprocess.TimeoutExpired:
             raise Failure("the daemon goes on after umount") from None
         self.proc = None
@@ -511,10 +524,10 @@ class Mount:
         self.kill9()
 
 
-def tool(*args, status=0, seconds=30, **kw):
+def tool(*args, status=0, seconds=20, **kw):
     cmd = [OPT.txnfs, *map(str, args)]
     p = subprocess.run(cmd, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False,
-                       timeout=seconds * OPT.slow, text=True, errors="replace", **kw)
+                       timeout=patience(seconds), text=True, errors="replace", **kw)
     text = f"{' '.join(cmd)}: exit {p.returncode}\n{p.stdout[-1500:]}{p.stderr[-3000:]}"
     check(not any(m in p.stderr for m in TROUBLE), text)
     if status is not None:
@@ -562,6 +575,11 @@ class Test:
     def note(self, text):
         """A word for the line of results."""
         self.notes.append(text)
+
+    def progress(self, text):
+        """A line now, from a test that takes long."""
+        if PROGRESS is not None:
+            os.write(PROGRESS, f"{self.name}: {text}\n".encode())
 
     def finish(self, failed):
         """Take everything down; troubles that only show at the end become the test's failure."""

@@ -9,6 +9,7 @@ from harness import NOBODY, OPT, Failure, Mount, Skip, check, ctl, mounted, read
 
 SMALL = "segment_mib=1,checkpoint_mib=2,checkpoint_seconds=1"
 
+
 def bank(t):
     m = t.mount()
     write(m("account_a"), "100")
@@ -82,3 +83,22 @@ def unprivileged_mount(t, name="u"):
             raise Skip(f"fusermount3 may not mount here: {m.log_text().strip()[-80:]}")
         raise Failure(f"an unprivileged mount ended: {m.log_text()}")
     return m, exe
+
+
+def small_disk(t, mib, name="disk"):
+    """An ext4 of its own."""
+    if not shutil.which("mkfs.ext4"):
+        raise Skip("no mkfs.ext4")
+    img, point = t.path(name + ".img"), t.path(name)
+    with open(img, "wb") as f:
+        f.truncate(mib << 20)
+    subprocess.run(["mkfs.ext4", "-q", "-F", "-m", "0", img], check=True)
+    os.mkdir(point)
+    r = subprocess.run(["mount", "-o", "loop", img, point], check=False, stderr=subprocess.PIPE, text=True)
+    if r.returncode:
+        raise Skip(f"no loop mount: {r.stderr.strip()}")
+    t.cleanups.append(lambda: subprocess.run(["umount", "-l", point], check=False))
+    os.rmdir(os.path.join(point, "lost+found"))
+    src = os.path.join(point, "src")
+    os.mkdir(src)
+    return point, src

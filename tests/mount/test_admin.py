@@ -5,8 +5,8 @@ import signal
 import subprocess
 import time
 
-from harness import (NOBODY, OPT, Mount, check, ctl, equal, exists, expect, ls, mounted, needs_root, quick, read,
-                     same_tree, snapshot, tool, wait_until, write)
+from harness import (NOBODY, OPT, Mount, check, ctl, equal, exists, expect, ls, mounted, needs_root, patience, quick,
+                     read, same_tree, snapshot, tool, wait_until, write)
 from scenes import refused, unprivileged_mount
 
 
@@ -126,7 +126,7 @@ def test_fuse_device_absent(t):
     script = f"mount -t tmpfs none /dev && exec {OPT.txnfs} mount -f {m.src} {m.mnt}"
     r = subprocess.run(["unshare", "-m", "--propagation", "private", "sh", "-c", script], check=False,
                        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                       timeout=30 * OPT.slow)
+                       timeout=patience(20))
     check(r.returncode != 0 and "/dev/fuse" in r.stdout, r.stdout)
     check(not mounted(m.mnt))
 

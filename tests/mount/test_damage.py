@@ -7,8 +7,8 @@ import subprocess
 
 import sysc
 from harness import (NOBODY, OPT, Failure, Mount, Skip, check, deadline, equal, exists, expect, json_lines, ls,
-                     mounted, needs_root, quick, read, same_tree, snapshot, tool, wait_until, write)
-from scenes import SMALL, refused, unprivileged_mount
+                     mounted, needs_root, patience, quick, read, same_tree, snapshot, tool, wait_until, write)
+from scenes import SMALL, refused, small_disk, unprivileged_mount
 
 
 # ---- damaged and strange logs ----
@@ -207,32 +207,13 @@ def test_unwritable_log_directory(t):
     os.chmod(m.home(".txnfs/wal"), 0o500)
     r = subprocess.run([exe, "mount", "-f", m.src, m.mnt], user=NOBODY, group=NOBODY, extra_groups=[], check=False,
                        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                       timeout=30 * OPT.slow)
+                       timeout=patience(20))
     check(r.returncode != 0, "mounted although its log cannot be written")
     check("wal" in r.stdout or "log" in r.stdout, r.stdout)
     equal(read(m.home("f")), b"x")
 
 
 # ---- full disks ----
-
-def small_disk(t, mib, name="disk"):
-    """An ext4 of its own."""
-    if not shutil.which("mkfs.ext4"):
-        raise Skip("no mkfs.ext4")
-    img, point = t.path(name + ".img"), t.path(name)
-    with open(img, "wb") as f:
-        f.truncate(mib << 20)
-    subprocess.run(["mkfs.ext4", "-q", "-F", "-m", "0", img], check=True)
-    os.mkdir(point)
-    r = subprocess.run(["mount", "-o", "loop", img, point], check=False, stderr=subprocess.PIPE, text=True)
-    if r.returncode:
-        raise Skip(f"no loop mount: {r.stderr.strip()}")
-    t.cleanups.append(lambda: subprocess.run(["umount", "-l", point], check=False))
-    os.rmdir(os.path.join(point, "lost+found"))
-    src = os.path.join(point, "src")
-    os.mkdir(src)
-    return point, src
-
 
 def fill_disk(point, leave=0):
     """Take all space that is left on the filesystem below, but `leave` bytes."""

@@ -1,0 +1,165 @@
+/* sim_private.h - what the files of the simulated disk share. */
+#ifndef TXNFS_TESTS_SIM_PRIVATE_H
+#define TXNFS_TESTS_SIM_PRIVATE_H
+
+#include "tests/sim.h"
+
+#include <pthread.h>
+#include <sys/queue.h>
+
+#define SIM_SECTOR 512
+#define SIM_PAGE 4096
+
+/* Pages are shared between copies and copied when written. */
+struct sim_page {
+	unsigned refs; /* atomic */
+	uint8_t b[SIM_PAGE];
+};
+
+struct sim_xattr {
+	char *name;
+	void *value;
+	size_t len;
+};
+
+struct sim_entry {
+	char *name;
+	uint64_t serial;
+};
+
+struct sim_inode {
+	uint64_t serial; /* number in the tree's table: an identity for the disk's whole life */
+	uint64_t ino, gen;
+	mode_t mode;
+	uid_t uid;
+	gid_t gid;
+	dev_t rdev;
+	struct timespec atime, mtime, ctime;
+	uint64_t size;
+	struct sim_page **pages; /* NULL: zeros */
+	size_t npages;
+	char *target;
+	struct sim_xattr *xattrs; /* in the order of their names */
+	size_t nxattrs;
+	struct sim_entry *entries; /* of a directory, in the order of their names */
+	size_t nentries, capentries;
+	unsigned names; /* entries that lead here */
+	bool fixed;     /* root and the state's directories */
+	uint64_t label; /* whoever uses the disk may write here what tells objects apart; copies keep it */
+	/* In the present tree only */
+	struct sim_obj *obj;
+	unsigned opens;
+	bool forsaken;
+};
+
+struct sim_tree {
+	struct sim_inode **v; /* by serial; [0] is unused */
+	size_t n, cap;
+};
+
+enum sim_kind { SIM_DATA, SIM_SIZE, SIM_ATTR, SIM_XATTR, SIM_NAMES };
+
+struct sim_set { /* this name leads there from now on; 0: nowhere */
+	uint64_t dir, to;
+	char *name;
+};
+
+struct sim_change {
+	TAILQ_ENTRY(sim_change) link;
+	enum sim_kind kind;
+	uint64_t serial; /* the inode; SIM_NAMES: what it creates, or 0 */
+	union {
+		struct {
+			uint64_t at; /* sector number */
+			uint8_t *bytes;
+		} data;
+		uint64_t size;
+		struct {
+			mode_t mode;
+			uid_t uid;
+			gid_t gid;
+			struct timespec atime, mtime;
+		} attr;
+		struct sim_xattr xattr; /* value NULL: removed */
+		struct {
+			struct sim_set set[2];
+			int n;
+			uint64_t removes[2]; /* inodes that lose a name for good by it */
+			uint64_t adds;       /* an inode that gets one more */
+			uint64_t rmdir;      /* a directory that goes */
+			bool moves_dir;
+		} names;
+	} u;
+	/* scratch of choosing */
+	bool keep;
+};
+TAILQ_HEAD(sim_changes, sim_change);
+
+struct sim {
+	pthread_mutex_t lock;
+	struct sim_tree now, durable;
+	struct sim_changes pending;
+	size_t npending;
+	uint64_t gen, clock, changes, space, reserved;
+	uint64_t root, stage, trash, wal; /* serials */
+	bool sealed;
+	sim_hook *hook;
+	void *hook_arg;
+	struct store store;
+	struct os os;
+	struct sim_fd {
+		struct sim_inode *in;
+		bool used;
+	} fds[64];
+};
+
+struct sim_obj {
+	struct store_obj pub;
+	struct sim *sim;
+	struct sim_inode *in; /* NULL: it has gone */
+	unsigned refs;
+};
+
+/* sim.c: the tree; callers hold the lock unless said otherwise */
+struct sim_inode *sim_inode_new(struct sim *sim, mode_t mode, uid_t uid, gid_t gid);
+struct sim_inode *sim_at(struct sim_tree *t, uint64_t serial);
+struct sim_entry *sim_entry_find(struct sim_inode *dir, const char *name);
+void sim_entry_set(struct sim_tree *t, uint64_t dir, const char *name, uint64_t to);
+void sim_inode_drop(struct sim *sim, struct sim_inode *in); /* if nothing holds it */
+void sim_inode_free(struct sim_inode *in);
+struct sim_inode *sim_inode_copy(const struct sim_inode *in);
+void sim_tree_add(struct sim_tree *t, struct sim_inode *in);
+void sim_tree_free(struct sim_tree *t);
+struct sim_xattr *sim_xattr_find(struct sim_inode *in, const char *name);
+void sim_xattr_put(struct sim_inode *in, const char *name, const void *value, size_t len); /* value NULL: remove */
+void sim_read(struct sim_inode *in, void *buf, size_t n, uint64_t off);
+
+struct sim *sim_alloc(void);
+/* Calls the hook, without the lock. 0, or the error that it wants. */
+int sim_change(struct sim *sim, const char *what, const char *on);
+
+/* Changes of the present, noted as pending. */
+int sim_write(struct sim *sim, struct sim_inode *in, const void *buf, size_t n, uint64_t off); /* NULL: zeros */
+void sim_resize(struct sim *sim, struct sim_inode *in, uint64_t size);
+void sim_attr_changed(struct sim *sim, struct sim_inode *in);
+void sim_xattr_change(struct sim *sim, struct sim_inode *in, const char *name, const void *value, size_t len);
+void sim_names_change(struct sim *sim, struct sim_change *c); /* takes over c, from sim_names_new */
+struct sim_change *sim_names_new(void);
+void sim_names_add(struct sim_change *c, uint64_t dir, const char *name, uint64_t to);
+void sim_sync_inode(struct sim *sim, struct sim_inode *in, bool data_only);
+void sim_sync_everything(struct sim *sim);
+void sim_apply(struct sim_tree *t, const struct sim_change *c);
+void sim_change_free(struct sim_change *c);
+
+/* sim_cut.c */
+/* The first change before c that c needs and that is not kept; NULL: c may be kept. */
+struct sim_change *sim_change_needs(struct sim_changes *all, const struct sim_change *c);
+
+/* sim_store.c, sim_os.c */
+struct store_obj *sim_hand_out(struct sim *sim, struct sim_inode *in); /* a reference */
+void sim_store_init(struct sim *sim);
+void sim_os_init(struct sim *sim);
+
+void *sim_need(void *p); /* abort when NULL */
+
+#endif

@@ -1,0 +1,43 @@
+/* sweep.c - after recovery: what a crash has left in the stage and in the trash, and nobody needs. */
+#include "txn/private.h"
+
+#include <stdio.h>
+#include <syslog.h>
+
+struct sweep {
+	struct txn_engine *eng;
+	struct store_obj *dir;
+	uint64_t *swept;
+};
+
+static int sweep_one(void *arg, const struct store_dirent *de)
+{
+	struct sweep *s = arg;
+	const struct store_ops *so = s->eng->so;
+	int r;
+
+	if (strlen(de->name) != 16 || strspn(de->name, "0123456789abcdef") != 16)
+		return 0; /* something that is kept for its owner */
+	r = so->unlink(s->dir, de->name, false);
+	if (r == -EISDIR || r == -EPERM)
+		r = so->unlink(s->dir, de->name, true);
+	if (r == -ENOTEMPTY) {
+		char kept[40];
+
+		snprintf(kept, sizeof(kept), "lost-%s", de->name);
+		base_log(LOG_WARNING, "leftover directory is not empty; it is kept as " STORE_STATE_DIR "/trash/%s", kept);
+		r = so->rename(s->dir, de->name, so->trash(s->eng->store), kept, 0);
+	}
+	if (!r)
+		++*s->swept;
+	return 0; /* the next recovery tries again */
+}
+
+int txn_sweep(struct txn_engine *eng, uint64_t *swept)
+{
+	const struct store_ops *so = eng->so;
+	struct sweep stage = {eng, so->stage(eng->store), swept}, trash = {eng, so->trash(eng->store), swept};
+	int r = so->readdir(stage.dir, sweep_one, &stage);
+
+	return r ? r : so->readdir(trash.dir, sweep_one, &trash);
+}
