@@ -1,5 +1,5 @@
-/* crash_world.c - the engine under test, step by step, with a crash at each change of its disk. */
-#include "tests/crash_naive.h"
+/* crash_world.c - the engine under test, step by step, beside the naive tree. */
+#include "tests/crash_private.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -15,60 +15,6 @@
 #include <string.h>
 #include <syslog.h>
 
-struct cw_counts cw_counts;
-
-struct mark {
-	char *name;
-	size_t nops;
-};
-
-struct cw_txn {
-	struct txn *t; /* NULL: none */
-	struct sim *tree;
-	struct naive_op **ops;
-	size_t nops;
-	struct mark *marks;
-	size_t nmarks;
-};
-
-/*
- * What a power cut may take away although its step is done: an object, or what is at a name. A transaction that commits
- * makes durable what it has used, but not an object's other names: `other`.
- */
-struct debt {
-	uint64_t label, dir;
-	char *name;
-	bool other;
-};
-
-struct cw {
-	struct cw_options opt;
-	uint64_t seed, labels, point;
-	struct sim *disk; /* of the engine */
-	struct txn_engine *eng;
-	struct sim *tree; /* committed */
-	struct cw_txn txn[CW_TXNS];
-	struct debt *debts;
-	size_t ndebts;
-	struct base_buf log;
-	bool looking;
-	uint64_t only; /* this point; 0: all */
-	char *some_path;
-	/* The step under way */
-	char *before, *after;       /* pictures */
-	struct sim *after_tree;     /* borrowed; NULL: the committed one */
-	struct txn *committing;
-	char point_text[400];
-};
-
-static uint64_t mix(uint64_t x)
-{
-	x += 0x9e3779b97f4a7c15u;
-	x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
-	x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
-	return x ^ (x >> 31);
-}
-
 static void note(struct cw *w, const char *fmt, ...) PRINTF_LIKE(2, 3);
 static void note(struct cw *w, const char *fmt, ...)
 {
@@ -79,265 +25,6 @@ static void note(struct cw *w, const char *fmt, ...)
 	vsnprintf(line, sizeof(line), fmt, ap);
 	va_end(ap);
 	base_buf_printf(&w->log, "    %s\n", line);
-}
-
-static void wrong(struct cw *w, const char *fmt, ...) PRINTF_LIKE(2, 3);
-static void wrong(struct cw *w, const char *fmt, ...)
-{
-	char text[8000];
-	va_list ap;
-
-	va_start(ap, fmt);
-	vsnprintf(text, sizeof(text), fmt, ap);
-	va_end(ap);
-	/* cmocka's own functions cut long texts. */
-	fprintf(stderr, "%s\nsteps:\n%s", w->opt.name, w->log.n ? (char *)w->log.p : "");
-	if (w->before)
-		fprintf(stderr, "---- before the step\n%s---- after it\n%s----\n", w->before, w->after);
-	fprintf(stderr, "%s%s\n", w->point_text, text);
-	fail_msg("to repeat: TXNFS_POINT=%" PRIu64 " %s", w->point, w->opt.command);
-}
-
-/* ---- engines on disks ---- */
-
-static int open_engine(struct cw *w, struct sim *disk, struct txn_engine **eng, char *err, size_t errlen)
-{
-	struct txn_config cfg = {.store = sim_store(disk), .os = sim_os(disk), .wal_dirfd = sim_wal_dir(disk),
-	                         .segment_size = w->opt.segment_size, .no_threads = true};
-
-	return txn_engine_open(&cfg, eng, NULL, err, errlen);
-}
-
-static void recover(struct cw *w, struct sim *disk, const char *which)
-{
-	struct txn_engine *eng;
-	char err[512];
-	int r = open_engine(w, disk, &eng, err, sizeof(err));
-
-	if (r)
-		wrong(w, "%s: recovery refuses: %s (%s)", which, err, strerror(-r));
-	txn_engine_abandon(eng);
-}
-
-/* ---- comparing ---- */
-
-struct mask {
-	struct { char *path; bool below; } v[64];
-	size_t n;
-};
-
-static void mask_path(void *arg, const char *path)
-{
-	struct mask *m = arg;
-
-	if (m->n < ARRAY_LEN(m->v)) {
-		m->v[m->n].path = sim_need(strdup(path));
-		m->v[m->n++].below = true;
-	}
-}
-
-static void mask_of(struct cw *w, struct sim *tree, struct mask *m)
-{
-	for (size_t i = 0; i < w->ndebts; i++) {
-		const struct debt *d = &w->debts[i];
-
-		if (d->name) {
-			char *path = naive_path(tree, d->dir, d->name);
-
-			if (path)
-				mask_path(m, path);
-			free(path);
-		} else {
-			size_t from = m->n;
-
-			naive_paths(tree, d->label, mask_path, m);
-			for (; from < m->n; from++)
-				m->v[from].below = false;
-		}
-	}
-}
-
-static void mask_free(struct mask *m)
-{
-	while (m->n)
-		free(m->v[--m->n].path);
-}
-
-static bool masked(const struct mask *m, const char *line, size_t len)
-{
-	for (size_t i = 0; i < m->n; i++) {
-		size_t n = strlen(m->v[i].path);
-
-		if (n <= len && !memcmp(m->v[i].path, line, n) && (n == len || (m->v[i].below && line[n] == '/')))
-			return true;
-	}
-	return false;
-}
-
-static const char *next_line(const struct mask *m, const char **at, size_t *len)
-{
-	while (**at) {
-		const char *line = *at;
-
-		*len = strcspn(line, "\n");
-		*at = line + *len + (line[*len] == '\n');
-		if (!masked(m, line, strcspn(line, " ")))
-			return line;
-	}
-	return NULL;
-}
-
-static bool same(const char *a, const char *b, const struct mask *m)
-{
-	if (!m->n)
-		return !strcmp(a, b);
-	for (;;) {
-		size_t la = 0, lb = 0;
-		const char *x = next_line(m, &a, &la), *y = next_line(m, &b, &lb);
-
-		if (!x || !y)
-			return x == y;
-		if (la != lb || memcmp(x, y, la))
-			return false;
-	}
-}
-
-static bool right(struct cw *w, const char *found, bool power)
-{
-	bool acked = w->committing && txn_state(w->committing) == TXN_COMMITTED;
-	struct mask m = {0};
-	bool ok;
-
-	if (power && w->ndebts) {
-		mask_of(w, w->tree, &m);
-		if (w->after_tree)
-			mask_of(w, w->after_tree, &m);
-	}
-	ok = (!acked && same(found, w->before, &m)) || same(found, w->after, &m);
-	mask_free(&m);
-	return ok;
-}
-
-/* ---- points ---- */
-
-struct inner {
-	struct cw *w;
-	const char *want;
-	uint64_t n;
-};
-
-static void examine_again(struct inner *in, struct sim *image, const char *how, uint64_t i)
-{
-	struct cw *w = in->w;
-	char *found;
-
-	cw_counts.again++;
-	recover(w, image, how);
-	found = sim_picture(image);
-	if (strcmp(found, in->want))
-		wrong(w, "crash of the recovery before its change %" PRIu64 " (%s, picture %" PRIu64 "): the next one comes to\n%s"
-		         "---- and an undisturbed one to\n%s", in->n, how, i, found, in->want);
-	if (sim_fsck(image) || sim_leftovers(image))
-		wrong(w, "crash of the recovery before its change %" PRIu64 " (%s): %s", in->n, how,
-		      sim_fsck(image) ? sim_fsck(image) : "something is left in stage/ or trash/");
-	free(found);
-	sim_free(image);
-}
-
-static int again_image(void *arg, struct sim *image, uint64_t i)
-{
-	examine_again(arg, image, "power cut", i);
-	return 0;
-}
-
-static int again_hook(void *arg, struct sim *disk, uint64_t n, const char *what UNUSED, const char *on UNUSED)
-{
-	struct inner *in = arg;
-
-	in->n = n;
-	examine_again(in, sim_kill(disk), "kill", 0);
-	if (sim_dirty(disk))
-		sim_images(disk, n % 2 ? SIM_POSIX : SIM_JOURNAL, 2 + in->w->opt.images / 4, mix(in->w->seed + n), again_image,
-		           in, NULL);
-	return 0;
-}
-
-/* Recover what a crash left, and look. */
-static void examine(struct cw *w, struct sim *image, const char *how, bool power, uint64_t i)
-{
-	uint64_t dice = mix(w->seed ^ mix(w->point * 64 + i));
-	struct sim *second = w->opt.again && dice % w->opt.again == 0 ? sim_kill(image) : NULL;
-	size_t len = strlen(w->point_text);
-	char *found, *twice;
-
-	cw_counts.images++;
-	snprintf(w->point_text + len, sizeof(w->point_text) - len, "%s, picture %" PRIu64 ": ", how, i);
-	recover(w, image, how);
-	found = sim_picture(image);
-	if (w->only)
-		print_message("---- %s%s", w->point_text, found);
-	if (!right(w, found, power))
-		wrong(w, "found\n%s", found);
-	if (sim_fsck(image))
-		wrong(w, "%s", sim_fsck(image));
-	if (sim_leftovers(image))
-		wrong(w, "%u things are left in stage/ and trash/, \"%s\" among them", sim_leftovers(image), sim_leftover(image));
-	if (dice % 7 == 0) {
-		recover(w, image, "once more");
-		twice = sim_picture(image);
-		if (strcmp(found, twice))
-			wrong(w, "a second recovery comes to something else\n%s---- first\n%s", twice, found);
-		free(twice);
-	}
-	sim_free(image);
-	if (second) {
-		struct inner in = {w, found, 0};
-
-		sim_on_change(second, again_hook, &in);
-		recover(w, second, how);
-		sim_free(second);
-	}
-	free(found);
-	w->point_text[len] = '\0';
-}
-
-struct visit {
-	struct cw *w;
-	const char *how;
-};
-
-static int visit_image(void *arg, struct sim *image, uint64_t i)
-{
-	struct visit *v = arg;
-
-	examine(v->w, image, v->how, true, i);
-	return 0;
-}
-
-static void look(struct cw *w, const char *what, const char *on)
-{
-	struct visit posix = {w, "power cut"}, journal = {w, "power cut with a journal"};
-
-	w->point++;
-	cw_counts.changes++;
-	if (!w->looking || (w->only && w->only != w->point))
-		return;
-	if (!w->only && w->opt.every > 1 && mix(w->seed ^ w->point) % w->opt.every)
-		return;
-	cw_counts.points++;
-	snprintf(w->point_text, sizeof(w->point_text), "crash before change %" PRIu64 ", %s %s: ", w->point, what, on);
-	examine(w, sim_kill(w->disk), "kill", false, 0);
-	if (w->opt.images && sim_dirty(w->disk)) {
-		sim_images(w->disk, SIM_POSIX, w->opt.images, mix(w->seed + w->point), visit_image, &posix, NULL);
-		sim_images(w->disk, SIM_JOURNAL, w->opt.images, mix(w->seed - w->point), visit_image, &journal, NULL);
-	}
-	w->point_text[0] = '\0';
-}
-
-static int hook(void *arg, struct sim *disk UNUSED, uint64_t n UNUSED, const char *what, const char *on)
-{
-	look(arg, what, on);
-	return 0;
 }
 
 /* From here to end_step a crash may leave the committed tree as it is, or as `after`. */
@@ -369,7 +56,7 @@ static void compare_live(struct cw *w)
 	char *found = sim_picture(w->disk);
 
 	if (strcmp(found, w->before))
-		wrong(w, "home, without any crash, has\n%s", found);
+		cw_wrong(w, "home, without any crash, has\n%s", found);
 	free(found);
 }
 
@@ -549,10 +236,19 @@ const char *cw_describe(const struct cw_op *op, char *buf, size_t size)
 	return buf;
 }
 
-static void owe(struct cw *w, uint64_t label, uint64_t dir, const char *name)
+static void free_debt(struct debt *d)
 {
+	free(d->name);
+	free(d->path);
+}
+
+static void owe(struct cw *w, const struct naive_op *op, uint64_t label, uint64_t dir, const char *name)
+{
+	const char *path = op->obj2 && label == op->obj2 ? op->op.path2 : op->op.path;
+
 	w->debts = sim_need(reallocarray(w->debts, w->ndebts + 1, sizeof(w->debts[0])));
-	w->debts[w->ndebts++] = (struct debt){label, dir, name ? sim_need(strdup(name)) : NULL, false};
+	w->debts[w->ndebts++] = (struct debt){label, dir, name ? sim_need(strdup(name)) : NULL,
+	                                       sim_need(strdup(path)), false};
 }
 
 static bool several_names(struct cw *w, struct sim *next, uint64_t label)
@@ -572,24 +268,24 @@ static void owe_op_debts(struct cw *w, const struct naive_op *n)
 	case CW_SYMLINK:
 	case CW_FIFO:
 	case CW_TMP:
-		owe(w, n->made, 0, NULL);
-		owe(w, n->made, n->dir, n->name);
+		owe(w, n, n->made, 0, NULL);
+		owe(w, n, n->made, n->dir, n->name);
 		return;
 	case CW_UNLINK:
 	case CW_RMDIR:
 	case CW_RENAME:
-		owe(w, n->obj, n->dir, n->name);
+		owe(w, n, n->obj, n->dir, n->name);
 		break;
 	default:
 		break;
 	}
 	if (n->name2) {
-		owe(w, n->obj, n->dir2, n->name2);
-		owe(w, n->obj2 ? n->obj2 : n->obj, n->dir2, n->name2);
+		owe(w, n, n->obj, n->dir2, n->name2);
+		owe(w, n, n->obj2 ? n->obj2 : n->obj, n->dir2, n->name2);
 	}
 	for (size_t i = 0; i < ARRAY_LEN(labels); i++)
 		if (labels[i])
-			owe(w, labels[i], 0, NULL);
+			owe(w, n, labels[i], 0, NULL);
 }
 
 static void owe_op(struct cw *w, struct sim *next, const struct naive_op *n)
@@ -603,6 +299,47 @@ static void owe_op(struct cw *w, struct sim *next, const struct naive_op *n)
 			w->debts[from].other = true;
 }
 
+static void forced(struct cw *w)
+{
+	free(w->older);
+	w->older = NULL;
+	while (w->nolder_debts)
+		free_debt(&w->older_debts[--w->nolder_debts]);
+	free(w->older_debts);
+	w->older_debts = NULL;
+}
+
+/*
+ * A plain operation that went through the log (I5) is found whole or not at all: not its objects are left out of the
+ * comparison, but the picture before it is as good as the one after it. A write is none, parts of it may be home; nor are
+ * two of them, which the filesystem may have kept in either order. debts: those in w->debts before it.
+ */
+static void whole_or_not(struct cw *w, const struct cw_op *op, size_t debts)
+{
+	if (w->older || op->kind == CW_WRITE || op->kind == CW_APPEND || op->kind == CW_TMP) {
+		for (size_t i = 0; i < w->nolder_debts; i++) {
+			w->debts = sim_need(reallocarray(w->debts, w->ndebts + 1, sizeof(w->debts[0])));
+			w->debts[w->ndebts++] = w->older_debts[i];
+		}
+		w->nolder_debts = 0;
+		forced(w);
+		return;
+	}
+	w->older = sim_need(strdup(w->before));
+	w->nolder_debts = w->ndebts - debts;
+	w->older_debts = sim_need(calloc(w->nolder_debts + 1, sizeof(w->debts[0])));
+	memcpy(w->older_debts, w->debts + debts, w->nolder_debts * sizeof(w->debts[0]));
+	w->ndebts = debts;
+}
+
+static bool logged(struct cw *w, uint64_t log_bytes)
+{
+	struct txn_stats st;
+
+	txn_engine_stats(w->eng, &st);
+	return st.log_bytes != log_bytes;
+}
+
 static void settle_debts(struct cw *w, uint64_t label) /* 0: all */
 {
 	size_t kept = 0;
@@ -611,7 +348,7 @@ static void settle_debts(struct cw *w, uint64_t label) /* 0: all */
 		if (label && (w->debts[i].label != label || w->debts[i].other))
 			w->debts[kept++] = w->debts[i];
 		else
-			free(w->debts[i].name);
+			free_debt(&w->debts[i]);
 	w->ndebts = kept;
 }
 
@@ -625,7 +362,7 @@ static void rebuild(struct cw *w, struct cw_txn *t)
 		char text[200];
 
 		if (r)
-			wrong(w, "what another transaction has done (%s) is not possible any more: %s",
+			cw_wrong(w, "what another transaction has done (%s) is not possible any more: %s",
 			      cw_describe(&t->ops[i]->op, text, sizeof(text)), strerror(-r));
 	}
 }
@@ -643,7 +380,7 @@ static void judge(struct cw *w, const struct cw_op *op, int r, int expected)
 
 	if ((r == 0 && expected == 0) || (r < 0 && expected < 0) || r == -EBUSY)
 		return;
-	wrong(w, "%s: the engine says %s, the naive tree %s", cw_describe(op, text, sizeof(text)), strerror(-r),
+	cw_wrong(w, "%s: the engine says %s, the naive tree %s", cw_describe(op, text, sizeof(text)), strerror(-r),
 	      strerror(-expected));
 }
 
@@ -686,14 +423,20 @@ int cw_plain(struct cw *w, const struct cw_op *op)
 	struct naive_op *n = naive_resolve(w->tree, op, ++w->labels);
 	struct sim *next = sim_kill(w->tree);
 	int expected = naive_do(next, n), r;
+	struct txn_stats stats;
 	char text[200];
+	size_t ndebts;
 
 	note(w, "plain %s", cw_describe(op, text, sizeof(text)));
 	begin_step(w, expected ? NULL : next);
+	txn_engine_stats(w->eng, &stats);
+	ndebts = w->ndebts;
 	if (!expected)
 		owe_op(w, next, n);
 	r = eng_do(w, NULL, op);
 	judge(w, op, r, expected);
+	if (!r && logged(w, stats.log_bytes))
+		whole_or_not(w, op, ndebts);
 	if (r)
 		note(w, "    %s", strerror(-r));
 	if (r || expected) {
@@ -707,6 +450,8 @@ int cw_plain(struct cw *w, const struct cw_op *op)
 		if (w->opt.sync_plain) {
 			sync_op(w, op);
 			settle_debts(w, 0);
+			if (op->kind != CW_UNLINK && op->kind != CW_RMDIR)
+				forced(w);
 		}
 	}
 	naive_op_free(n);
@@ -810,7 +555,9 @@ int cw_commit(struct cw *w, int i)
 	r = txn_commit(t->t);
 	w->committing = NULL;
 	if (r)
-		wrong(w, "commit: %s", strerror(-r));
+		cw_wrong(w, "commit: %s", strerror(-r));
+	if (t->nops)
+		forced(w);
 	/* It was made durable with whatever it builds on. */
 	for (size_t k = 0; k < t->nops; k++) {
 		const struct naive_op *op = t->ops[k];
@@ -846,6 +593,7 @@ void cw_checkpoint(struct cw *w)
 	begin_step(w, NULL);
 	assert_int_equal(txn_checkpoint(w->eng), 0);
 	end_step(w, NULL);
+	forced(w);
 }
 
 static void reopen(struct cw *w)
@@ -853,10 +601,10 @@ static void reopen(struct cw *w)
 	char err[512];
 	int r;
 
-	sim_on_change(w->disk, hook, w);
-	r = open_engine(w, w->disk, &w->eng, err, sizeof(err));
+	sim_on_change(w->disk, cw_hook, w);
+	r = cw_open_engine(w, w->disk, &w->eng, err, sizeof(err));
 	if (r)
-		wrong(w, "the engine does not open: %s", err);
+		cw_wrong(w, "the engine does not open: %s", err);
 }
 
 void cw_reopen(struct cw *w, bool orderly, bool power)
@@ -864,7 +612,7 @@ void cw_reopen(struct cw *w, bool orderly, bool power)
 	struct sim *old = w->disk;
 
 	note(w, orderly ? "close and open" : power ? "power cut" : "kill");
-	power = power && !w->ndebts;
+	power = power && !w->ndebts && !w->older;
 	begin_step(w, NULL);
 	for (int i = 0; i < CW_TXNS; i++) {
 		if (w->txn[i].t && orderly)
@@ -877,7 +625,7 @@ void cw_reopen(struct cw *w, bool orderly, bool power)
 		settle_debts(w, 0);
 	} else {
 		sim_on_change(old, NULL, NULL);
-		w->disk = power ? sim_image(old, w->point % 2 ? SIM_POSIX : SIM_JOURNAL, 8, mix(w->point), w->point % 8) : NULL;
+		w->disk = power ? sim_image(old, w->point % 2 ? SIM_POSIX : SIM_JOURNAL, 8, cw_mix(w->point), w->point % 8) : NULL;
 		if (!w->disk)
 			w->disk = sim_kill(old);
 		txn_engine_abandon(w->eng);
@@ -886,6 +634,7 @@ void cw_reopen(struct cw *w, bool orderly, bool power)
 	reopen(w);
 	end_step(w, NULL);
 	compare_live(w);
+	forced(w);
 	/* What a kill left may not be durable, but the copy of the disk says that it is. */
 	if (!orderly)
 		settle_debts(w, 0);
@@ -928,8 +677,9 @@ void cw_free(struct cw *w)
 	end_step(w, NULL);
 	compare_live(w);
 	if (sim_leftovers(w->disk))
-		wrong(w, "after an orderly end %u things are left in stage/ and trash/", sim_leftovers(w->disk));
+		cw_wrong(w, "after an orderly end %u things are left in stage/ and trash/", sim_leftovers(w->disk));
 	settle_debts(w, 0);
+	forced(w);
 	free(w->debts);
 	free(w->before);
 	free(w->after);

@@ -54,8 +54,10 @@ typedef int sim_hook(void *arg, struct sim *sim, uint64_t n, const char *what, c
 void sim_on_change(struct sim *sim, sim_hook *fn, void *arg);
 uint64_t sim_changes(const struct sim *sim);
 
-/* Copies have no open files, no hook, and all of it is durable. */
+/* Copies have no open files and no hook, and all of it is durable, */
 struct sim *sim_kill(const struct sim *sim);
+/* but here: what was not durable is not yet. For a power cut soon after a kill. */
+struct sim *sim_kill_only(const struct sim *sim);
 
 enum sim_model { SIM_POSIX, SIM_JOURNAL };
 /*

@@ -120,6 +120,57 @@ struct sim *sim_kill(const struct sim *sim)
 	return copy_of(sim, &sim->now);
 }
 
+static struct sim_change *change_copy(const struct sim_change *c)
+{
+	struct sim_change *n = sim_need(malloc(sizeof(*n)));
+
+	*n = *c;
+	if (c->kind == SIM_DATA) {
+		n->u.data.bytes = sim_need(malloc(SIM_SECTOR));
+		memcpy(n->u.data.bytes, c->u.data.bytes, SIM_SECTOR);
+	} else if (c->kind == SIM_XATTR) {
+		n->u.xattr.name = sim_need(strdup(c->u.xattr.name));
+		if (c->u.xattr.value) {
+			n->u.xattr.value = sim_need(malloc(c->u.xattr.len + 1));
+			memcpy(n->u.xattr.value, c->u.xattr.value, c->u.xattr.len);
+		}
+	} else if (c->kind == SIM_NAMES) {
+		for (int i = 0; i < c->u.names.n; i++)
+			n->u.names.set[i].name = sim_need(strdup(c->u.names.set[i].name));
+	}
+	return n;
+}
+
+struct sim *sim_kill_only(const struct sim *sim)
+{
+	const struct sim_tree *from[] = {&sim->now, &sim->durable};
+	struct sim *copy = sim_alloc();
+	struct sim_tree *to[] = {&copy->now, &copy->durable};
+	struct sim_change *c;
+
+	for (size_t k = 0; k < ARRAY_LEN(to); k++)
+		for (size_t i = 0; i < from[k]->n; i++) {
+			struct sim_inode *in = from[k]->v[i];
+
+			if (in && (k == 1 || in->names || in->fixed))
+				sim_tree_add(to[k], sim_inode_copy(in));
+		}
+	TAILQ_FOREACH (c, &sim->pending, link) {
+		struct sim_change *n = change_copy(c);
+
+		TAILQ_INSERT_TAIL(&copy->pending, n, link);
+	}
+	copy->npending = sim->npending;
+	copy->root = sim->root;
+	copy->stage = sim->stage;
+	copy->trash = sim->trash;
+	copy->wal = sim->wal;
+	copy->gen = sim->gen;
+	copy->space = sim->space;
+	copy->sealed = sim->sealed;
+	return copy;
+}
+
 static void no_bytes_beyond_the_end(struct sim_tree *t)
 {
 	for (size_t i = 0; i < t->n; i++) {

@@ -6,9 +6,6 @@
 
 #define DIR_HANDLE 1000
 
-#define LOCK(sim) pthread_mutex_lock(&(sim)->lock)
-#define UNLOCK(sim) pthread_mutex_unlock(&(sim)->lock)
-
 static struct sim_inode *wal_dir(struct sim *sim)
 {
 	return sim_at(&sim->now, sim->wal);
@@ -39,7 +36,7 @@ static int so_openat(void *ctx, int dir, const char *name, int flags, mode_t mod
 		if (r)
 			return r;
 	}
-	LOCK(sim);
+	SIM_LOCK(sim);
 	while ((size_t)fd < ARRAY_LEN(sim->fds) && sim->fds[fd].used)
 		fd++;
 	in = in_wal(sim, name);
@@ -64,7 +61,7 @@ static int so_openat(void *ctx, int dir, const char *name, int flags, mode_t mod
 		sim->fds[fd].in = in;
 		sim->fds[fd].used = true;
 	}
-	UNLOCK(sim);
+	SIM_UNLOCK(sim);
 	return r ? r : fd;
 }
 
@@ -73,14 +70,14 @@ static int so_close(void *ctx, int fd)
 	struct sim *sim = ctx;
 	struct sim_inode *in;
 
-	LOCK(sim);
+	SIM_LOCK(sim);
 	in = at_fd(sim, fd);
 	if (in) {
 		sim->fds[fd].used = false;
 		in->opens--;
 		sim_inode_drop(sim, in);
 	}
-	UNLOCK(sim);
+	SIM_UNLOCK(sim);
 	return in ? 0 : -EBADF;
 }
 
@@ -89,13 +86,13 @@ static ssize_t so_pread(void *ctx, int fd, void *buf, size_t n, uint64_t off)
 	struct sim *sim = ctx;
 	struct sim_inode *in;
 
-	LOCK(sim);
+	SIM_LOCK(sim);
 	in = at_fd(sim, fd);
 	if (in) {
 		n = off >= in->size ? 0 : n < in->size - off ? n : (size_t)(in->size - off);
 		sim_read(in, buf, n, off);
 	}
-	UNLOCK(sim);
+	SIM_UNLOCK(sim);
 	return in ? (ssize_t)n : -EBADF;
 }
 
@@ -113,10 +110,10 @@ static ssize_t so_pwritev(void *ctx, int fd, const struct iovec *iov, int iovcnt
 		base_buf_put(&b, iov[i].iov_base, iov[i].iov_len);
 	if (b.err)
 		abort();
-	LOCK(sim);
+	SIM_LOCK(sim);
 	in = at_fd(sim, fd);
 	r = in ? sim_write(sim, in, b.p, b.n, off) : -EBADF;
-	UNLOCK(sim);
+	SIM_UNLOCK(sim);
 	n = (ssize_t)b.n;
 	base_buf_free(&b);
 	return r ? r : n;
@@ -129,11 +126,11 @@ static int sync_fd(struct sim *sim, int fd, bool data_only)
 
 	if (r)
 		return r;
-	LOCK(sim);
+	SIM_LOCK(sim);
 	in = fd == DIR_HANDLE ? wal_dir(sim) : at_fd(sim, fd);
 	if (in)
 		sim_sync_inode(sim, in, data_only);
-	UNLOCK(sim);
+	SIM_UNLOCK(sim);
 	return in ? 0 : -EBADF;
 }
 
@@ -155,11 +152,11 @@ static int so_ftruncate(void *ctx, int fd, uint64_t size)
 
 	if (r)
 		return r;
-	LOCK(sim);
+	SIM_LOCK(sim);
 	in = at_fd(sim, fd);
 	if (in)
 		sim_resize(sim, in, size);
-	UNLOCK(sim);
+	SIM_UNLOCK(sim);
 	return in ? 0 : -EBADF;
 }
 
@@ -182,7 +179,7 @@ static int so_renameat(void *ctx, int dir, const char *from, const char *to)
 
 	if (r)
 		return r;
-	LOCK(sim);
+	SIM_LOCK(sim);
 	a = in_wal(sim, from);
 	b = in_wal(sim, to);
 	if (!a) {
@@ -197,7 +194,7 @@ static int so_renameat(void *ctx, int dir, const char *from, const char *to)
 		if (b)
 			sim_inode_drop(sim, b);
 	}
-	UNLOCK(sim);
+	SIM_UNLOCK(sim);
 	return r;
 }
 
@@ -210,7 +207,7 @@ static int so_unlinkat(void *ctx, int dir, const char *name)
 
 	if (r)
 		return r;
-	LOCK(sim);
+	SIM_LOCK(sim);
 	in = in_wal(sim, name);
 	if (in) {
 		c = sim_names_new();
@@ -219,7 +216,7 @@ static int so_unlinkat(void *ctx, int dir, const char *name)
 		sim_names_change(sim, c);
 		sim_inode_drop(sim, in);
 	}
-	UNLOCK(sim);
+	SIM_UNLOCK(sim);
 	return in ? 0 : -ENOENT;
 }
 
@@ -229,12 +226,12 @@ int sim_wal_names(struct sim *sim, int (*fn)(void *arg, const char *name), void 
 	size_t n;
 	int r = 0;
 
-	LOCK(sim);
+	SIM_LOCK(sim);
 	n = wal_dir(sim)->nentries;
 	names = sim_need(calloc(n + 1, sizeof(*names)));
 	for (size_t i = 0; i < n; i++)
 		names[i] = sim_need(strdup(wal_dir(sim)->entries[i].name));
-	UNLOCK(sim);
+	SIM_UNLOCK(sim);
 	for (size_t i = 0; i < n; i++) {
 		if (!r)
 			r = fn(arg, names[i]);

@@ -100,7 +100,7 @@ struct sim {
 	struct sim_tree now, durable;
 	struct sim_changes pending;
 	size_t npending;
-	uint64_t gen, clock, changes, space, reserved;
+	uint64_t gen, changes, space, reserved;
 	uint64_t root, stage, trash, wal; /* serials */
 	bool sealed;
 	sim_hook *hook;
@@ -155,9 +155,56 @@ void sim_change_free(struct sim_change *c);
 /* The first change before c that c needs and that is not kept; NULL: c may be kept. */
 struct sim_change *sim_change_needs(struct sim_changes *all, const struct sim_change *c);
 
-/* sim_store.c, sim_os.c */
+/* sim_store.c */
+struct store_file {
+	struct sim *sim;
+	struct sim_obj *o;
+	bool writable;
+};
+
+static inline struct sim_obj *sim_obj_of(struct store_obj *obj)
+{
+	return container_of(obj, struct sim_obj, pub);
+}
+
+static inline struct sim *sim_of_store(struct store *st)
+{
+	return container_of(st, struct sim, store);
+}
+
+#define SIM_LOCK(sim) pthread_mutex_lock(&(sim)->lock)
+#define SIM_UNLOCK(sim) pthread_mutex_unlock(&(sim)->lock)
+
 struct store_obj *sim_hand_out(struct sim *sim, struct sim_inode *in); /* a reference */
+void sim_put_locked(struct sim_obj *o);
+void sim_fill(struct sim *sim, struct sim_inode *in, struct stat *st);
+struct store_file *sim_open_inode(struct sim *sim, struct sim_inode *in, bool writable);
+
+/* sim_data.c: the store's operations on attributes and contents */
+int sim_op_getattr(struct store_obj *obj, struct stat *attr);
+int sim_op_setattr(struct store_obj *obj, const struct stat *attr, unsigned mask);
+ssize_t sim_op_getxattr(struct store_obj *obj, const char *name, void *buf, size_t size);
+ssize_t sim_op_listxattr(struct store_obj *obj, char *buf, size_t size);
+int sim_op_setxattr(struct store_obj *obj, const char *name, const void *value, size_t size, int flags);
+int sim_op_removexattr(struct store_obj *obj, const char *name);
+int sim_op_open(struct store_obj *obj, int flags, bool force, struct store_file **out);
+void sim_op_close_file(struct store_file *f);
+ssize_t sim_op_read(struct store_file *f, void *buf, size_t n, uint64_t off);
+ssize_t sim_op_write(struct store_file *f, const void *buf, size_t n, uint64_t off);
+int sim_op_fallocate(struct store_file *f, int mode, uint64_t off, uint64_t len);
+int sim_op_seek(struct store_file *f, uint64_t off, int whence, uint64_t *out);
+ssize_t sim_op_copy(struct store_file *in, uint64_t off_in, struct store_file *out, uint64_t off_out, size_t n);
+int sim_op_sync(struct store_obj *obj, bool data_only);
+int sim_op_sync_all(struct store *st);
+int sim_op_reserve(struct store *st, uint64_t bytes);
+void sim_op_release(struct store *st, uint64_t bytes);
+int sim_op_seal(struct store *st);
+int sim_op_statfs(struct store *st, struct statvfs *sv);
+void sim_op_close(struct store *st);
+
 void sim_store_init(struct sim *sim);
+
+/* sim_os.c */
 void sim_os_init(struct sim *sim);
 
 void *sim_need(void *p); /* abort when NULL */

@@ -5,6 +5,8 @@
  *     TXNFS_SEED     chooses the sample, and what power cuts leave (printed)
  *     TXNFS_DEPTH    sequences of up to so many operations (default 3)
  *     TXNFS_SHARE    one scenario in so many (default: as many as take some seconds); 1: every one
+ *     TXNFS_LESS     that share, so many times smaller (for builds that are slow)
+ *     TXNFS_VARIANTS instead of a share: every sequence, and so many ways to wrap each
  *     TXNFS_AGAIN    crash each recovery of one picture in so many; 1: of each
  *     TXNFS_IMAGES   pictures of a power cut at each point and for each model
  *     TXNFS_PART     I/N: the I-th of N parts, from 0, to run them side by side
@@ -215,14 +217,64 @@ static uint64_t per_sequence(void)
 	return 2 * WHERES * BESIDE * ARRAY_LEN(wraps);
 }
 
+struct part {
+	uint64_t part, parts, next;
+};
+
+static void progress(struct part *p, unsigned n, uint64_t done, uint64_t count)
+{
+	if (!getenv("TXNFS_PROGRESS") || p->part || done < p->next)
+		return;
+	fprintf(stderr, "%u operations: %5.1f%%, %" PRIu64 " points\n", n, 100.0 * (double)done / (double)count,
+	        cw_counts.images + cw_counts.again);
+	p->next = done + count / 50 + 1;
+}
+
+/* One in so many of all. */
+static void some_of(unsigned n, uint64_t from, uint64_t count, uint64_t share, struct part *p)
+{
+	struct scenario s;
+
+	for (uint64_t id = from; id < from + count; id++) {
+		if ((share > 1 && mix(seed ^ id) % share) || id % p->parts != p->part || !decode(id, &s))
+			continue;
+		run(&s, id);
+		progress(p, n, id - from, count);
+	}
+}
+
+/* Each sequence, wrapped in some ways. */
+static void each_of(unsigned n, uint64_t from, uint64_t count, uint64_t variants, struct part *p)
+{
+	uint64_t ways = per_sequence();
+	struct scenario s;
+
+	for (uint64_t q = 0; q < count / ways; q++) {
+		uint64_t done = 0, id;
+
+		/* Not all numbers stand for one: three of four tries find another. */
+		for (uint64_t k = 0; q % p->parts == p->part && done < variants && k < variants * 12; k++) {
+			id = from + q * ways + (variants >= ways ? k : mix(seed ^ mix(q * 977 + k)) % ways);
+			if (variants >= ways && k >= ways)
+				break;
+			if (decode(id, &s)) {
+				run(&s, id);
+				done++;
+			}
+		}
+		progress(p, n, q, count / ways);
+	}
+}
+
 static void sequences(void **state)
 {
 	unsigned n = *(unsigned *)*state;
-	uint64_t from = 0, count = 1, share, part = 0, parts = 1, next = 0;
+	uint64_t from = 0, count = 1, variants = number("TXNFS_VARIANTS", 0);
 	const char *text = getenv("TXNFS_PART");
+	struct part p = {0, 1, 0};
 	struct scenario s;
 
-	if (text && sscanf(text, "%" SCNu64 "/%" SCNu64, &part, &parts) != 2)
+	if (text && (sscanf(text, "%" SCNu64 "/%" SCNu64, &p.part, &p.parts) != 2 || p.part >= p.parts))
 		fail_msg("TXNFS_PART=%s: not I/N", text);
 	for (unsigned i = 1; i <= n; i++) {
 		from += i < n ? count * WORDS : 0;
@@ -233,20 +285,12 @@ static void sequences(void **state)
 	if (only_case) {
 		if (only_case >= from && only_case < from + count && decode(only_case, &s))
 			run(&s, only_case);
-		return;
-	}
-	share = number("TXNFS_SHARE", n == 1 ? 50 : n == 2 ? 5000 : 200000);
-	if (n > number("TXNFS_DEPTH", 3))
-		return;
-	for (uint64_t id = from; id < from + count; id++) {
-		if ((share > 1 && mix(seed ^ id) % share) || id % parts != part || !decode(id, &s))
-			continue;
-		run(&s, id);
-		if (getenv("TXNFS_PROGRESS") && id >= next) {
-			print_message("%u operations: %5.1f%%, %" PRIu64 " points\n", n, 100.0 * (double)(id - from) / (double)count,
-			              cw_counts.images + cw_counts.again);
-			next = id + count / 200;
-		}
+	} else if (n > number("TXNFS_DEPTH", 3)) {
+		skip();
+	} else if (variants) {
+		each_of(n, from, count, variants, &p);
+	} else {
+		some_of(n, from, count, number("TXNFS_SHARE", (n == 1 ? 50 : n == 2 ? 5000 : 200000) * number("TXNFS_LESS", 1)), &p);
 	}
 }
 

@@ -229,7 +229,7 @@ int main(int argc, char **argv)
 	first_seed = number("TXNFS_SEED", 0);
 	if (!first_seed)
 		first_seed = base_random_u64() >> 24;
-	runs = number("TXNFS_RUNS", 12);
+	runs = number("TXNFS_RUNS", 40 / number("TXNFS_LESS", 1) + 1);
 	steps = number("TXNFS_STEPS", 150);
 	options.every = (unsigned)number("TXNFS_EVERY", 4);
 	options.images = (unsigned)number("TXNFS_IMAGES", 4);

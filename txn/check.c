@@ -337,6 +337,8 @@ static int check_record(void *arg, const struct wal_rec *h, const void *payload)
 		problem(c, "type %u with %" PRIu32 " bytes is not valid", h->type, h->len);
 		goto out;
 	}
+	if (rec.type == TXN_REC_PREPARE || (rec.type == TXN_REC_WRITE && rec.u.write.stolen))
+		problem(c, "it is one that only a newer version understands");
 	if (rec.type == TXN_REC_CHECKPOINT)
 		check_checkpoint(c, &rec.u.checkpoint);
 	else if (h->txid)
@@ -372,6 +374,9 @@ static int check_log(struct check *c, struct wal *wal)
 	r = wal_scan(wal, 0, find_checkpoint, NULL, c, NULL);
 	if (!r)
 		r = wal_scan(wal, 0, check_record, NULL, c, NULL);
+	/* Only the first segment of all can be without one: in front of another a checkpoint has been. */
+	if (!r && !c->checkpoint && c->begin > wal_segment_size(wal))
+		problem(c, "the log's beginning is missing: it begins at LSN %" PRIu64 ", without a checkpoint", c->begin);
 	if (r && r != -ENOMEM)
 		report(c, *wal_error_text(wal) ? wal_error_text(wal) : strerror(-r));
 	wal_stats(wal, &st);

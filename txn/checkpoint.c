@@ -135,6 +135,7 @@ static int log_checkpoint(struct txn_engine *eng, struct txn_rec *rec)
  */
 static void clean_point(struct txn_engine *eng, struct txn_rec_checkpoint *c)
 {
+	size_t kept = 0;
 	struct txn *t;
 
 	pthread_rwlock_wrlock(&eng->commit_gate);
@@ -145,6 +146,16 @@ static void clean_point(struct txn_engine *eng, struct txn_rec_checkpoint *c)
 		c->clean = base_min_u64(c->clean, t->commit_lsn);
 		c->scan = base_min_u64(c->scan, atomic_load(&t->first)); /* before its commit */
 	}
+	/* What ended, but committed behind one that has not, is redone with it, for what came between them in the log is. */
+	for (size_t i = 0; i < eng->ended.n; i += 2) {
+		if (eng->ended.v[i] < c->clean)
+			continue;
+		eng->ended.v[kept++] = eng->ended.v[i];
+		eng->ended.v[kept++] = eng->ended.v[i + 1];
+		c->scan = base_min_u64(c->scan, eng->ended.v[i + 1]);
+	}
+	eng->ended.n = kept;
+	c->scan = base_min_u64(c->scan, eng->ended_pin);
 	TAILQ_FOREACH (t, &eng->open, link) {
 		uint64_t first = atomic_load(&t->first);
 

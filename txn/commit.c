@@ -223,7 +223,7 @@ static void discard(struct txn *t)
 
 	if (t->first && !txn_engine_error(eng))
 		txn_log(t, &abort_rec, true, NULL); /* a courtesy: without COMMIT it is lost anyway */
-	if (!t->commit_lsn) /* else it could not be forced, and the next recovery may find it committed, and need them */
+	if (!txn_engine_error(eng)) /* else COMMIT may be in the log: the next recovery sweeps them, or needs them */
 		staged_leftovers(t, &files);
 	pthread_rwlock_wrlock(&eng->ns);
 	atomic_store(&t->state, TXN_ABORTED);
@@ -417,6 +417,10 @@ int txn_finish(struct txn *t)
 		txn_log(t, &rec, true, NULL); /* saves nothing but a reader's time; redo is repeatable without */
 	txn_give_back(t);
 	pthread_mutex_lock(&eng->lock);
+	if (base_vec_push(&eng->ended, t->commit_lsn) || base_vec_push(&eng->ended, t->first)) {
+		eng->ended.n &= ~(size_t)1;
+		eng->ended_pin = base_min_u64(eng->ended_pin, t->first); /* no memory: the log keeps what it has */
+	}
 	if (!t->implicit)
 		TAILQ_REMOVE(&eng->installs, t, install);
 	else

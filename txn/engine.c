@@ -110,6 +110,7 @@ static int engine_locks(struct txn_engine *eng)
 	TAILQ_INIT(&eng->installs);
 	TAILQ_INIT(&eng->marked);
 	TAILQ_INIT(&eng->marked_names);
+	eng->ended_pin = UINT64_MAX;
 	return 0;
 }
 
@@ -136,6 +137,7 @@ static void unmark_all(struct txn_engine *eng)
 static void engine_free(struct txn_engine *eng)
 {
 	unmark_all(eng);
+	base_vec_free(&eng->ended);
 	if (eng->root)
 		txn_obj_put(eng->root);
 	if (eng->wal)
@@ -269,8 +271,8 @@ int txn_engine_close(struct txn_engine *eng)
 	}
 	if (!first)
 		first = txn_drain(eng);
-	if (!first && !txn_engine_error(eng))
-		first = txn_checkpoint_at(eng, true);
+	if (!first)
+		first = txn_checkpoint_at(eng, true); /* -EROFS in the error state: the next recovery has something to do */
 	stop_threads(eng);
 	txn_engine_abandon(eng);
 	return first;

@@ -243,7 +243,6 @@ int txn_install(struct txn_ws *ws, struct txn *t UNUSED, uint64_t *objects, uint
 		r = txn_install_leave_stage(&in);
 	if (!r)
 		r = txn_install_dead_dirs(&in);
-	base_vec_free(&in.dead_dirs);
 	return r;
 }
 

@@ -8,7 +8,6 @@ struct install {
 	struct txn_engine *eng;
 	const struct store_ops *so;
 	struct txn_ws *ws;
-	struct base_vec dead_dirs; /* oids of directories waiting in the trash to be removed */
 };
 
 /* Notes the name where it failed, for whoever has to mend it; returns r. */

@@ -123,7 +123,7 @@ static int clear_name(struct install *in, struct txn_name *e, struct txn_obj *cu
 		return r;
 	}
 	/* Its own entries may still have to be cleared: it waits in the trash. */
-	r = base_vec_push(&in->dead_dirs, w->oid);
+	r = base_vec_push(&in->ws->dead_dirs, w->oid);
 	if (!r)
 		r = take(in, e, in->so->trash(in->eng->store), name, true);
 	if (!r)
@@ -233,9 +233,9 @@ int txn_install_dead_dirs(struct install *in)
 	char name[20];
 	int r = 0;
 
-	for (size_t i = in->dead_dirs.n; i-- > 0;) {
-		int s = in->so->unlink(in->so->trash(in->eng->store), txn_stage_name(in->dead_dirs.v[i], name), true);
-		struct txn_wsobj *w = txn_ws_find(in->ws, in->dead_dirs.v[i]);
+	for (size_t i = in->ws->dead_dirs.n; i-- > 0;) {
+		int s = in->so->unlink(in->so->trash(in->eng->store), txn_stage_name(in->ws->dead_dirs.v[i], name), true);
+		struct txn_wsobj *w = txn_ws_find(in->ws, in->ws->dead_dirs.v[i]);
 
 		if (!s && w && !w->obj->user) /* the layer above does not know it */
 			in->so->forsake(w->obj->home);

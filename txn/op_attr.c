@@ -365,6 +365,22 @@ static int setattr_home(struct txn_obj *obj, const struct stat *wanted, unsigned
 	return r;
 }
 
+/* Committed names that are still on their way home would give a directory another mtime than the one that is set now. */
+static int wait_for_names(struct txn_engine *eng, const struct setattr_args *a)
+{
+	struct txn_wsobj *w;
+	int r = 0;
+
+	if (!S_ISDIR(a->obj->home->kind) || !(a->mask & (STORE_SET_MTIME | TXN_SET_MTIME_NOW)))
+		return 0;
+	pthread_rwlock_rdlock(&eng->ns);
+	TAILQ_FOREACH (w, &a->obj->dirviews, dir_link)
+		if (txn_state(w->ws->txn) == TXN_COMMITTED)
+			r = TXN_RETRY;
+	pthread_rwlock_unlock(&eng->ns);
+	return r;
+}
+
 static int setattr_once(struct txn_engine *eng, struct txn *view, struct setattr_args *a)
 {
 	struct txn_stmt st;
@@ -374,6 +390,9 @@ static int setattr_once(struct txn_engine *eng, struct txn *view, struct setattr
 		return r;
 	if (st.txn)
 		return txn_stmt_end(&st, do_setattr(st.txn, a));
+	r = wait_for_names(eng, a);
+	if (r)
+		return r;
 	pthread_rwlock_wrlock(&a->obj->lock);
 	r = txn_plain_obj(a->obj);
 	if (r == 0)

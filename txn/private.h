@@ -122,6 +122,7 @@ struct txn_ws {
 	struct txn_wsobj *objs;     /* hash by oid [txn->lock; readers go through obj->ws] */
 	struct txn_name_list names; /* [ns] */
 	size_t nobjs, nnames;
+	struct base_vec dead_dirs; /* install, over all its tries: numbers of directories that wait in the trash to be removed */
 	char trouble[NAME_MAX + 1]; /* the name at which the last install failed; "" when it is not known */
 	/* Recovery: how to find an object that is not in objs yet. */
 	int (*resolve)(struct txn_ws *ws, uint64_t oid, struct txn_wsobj **out);
@@ -198,6 +199,12 @@ struct txn_engine {
 	pthread_cond_t timer;     /* for the checkpointer */
 	struct txn_list open;
 	struct txn_list installs; /* committed, in order; the head is being installed */
+	/*
+	 * COMMIT and first LSN, in pairs, of those that ended behind one that has not: commits become visible, and are
+	 * installed, in another order than their records, and recovery redoes by these. Pruned by checkpoints.
+	 */
+	struct base_vec ended;
+	uint64_t ended_pin; /* the same for those that could not be noted */
 	uint64_t finished;        /* installs done, ever */
 	unsigned implicit;        /* implicit transactions between commit and end */
 	bool install_stuck;       /* the last try failed for lack of space */

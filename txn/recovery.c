@@ -588,8 +588,10 @@ int txn_recover(struct txn_engine *eng, struct txn_recovery *rec, char *err, siz
 		r = txn_sweep(eng, &rec->swept);
 	if (!r)
 		r = txn_checkpoint_at(eng, false);
-	if (!r && (!eng->store->sealed || eng->store->foreign))
-		r = eng->so->seal(eng->store);
+	if (r && !err[0])
+		snprintf(err, errlen, "recovery cannot be completed: %s; nothing is lost: try again", strerror(-r));
+	if (!r && (!eng->store->sealed || eng->store->foreign) && (r = eng->so->seal(eng->store)))
+		snprintf(err, errlen, "cannot write " STORE_STATE_DIR "/format.new: %s", strerror(-r));
 out:
 	recovery_free(&rv);
 	return r;

@@ -1,9 +1,11 @@
 /*
  * store_dir_find.c - what names an object for good, and finding it again.
  *
- * An id is a tag byte and then, little-endian: for TAG_HANDLE the handle's type (4 bytes) and the kernel's file handle,
- * which holds a generation number, so that an inode number used again gives another id; for TAG_INODE, where the
- * filesystem has no handles, inode number (8), birth time's seconds (8) and nanoseconds (4).
+ * An id is a tag byte and then, little-endian: for TAG_BORN the handle's type (4 bytes), the birth time's seconds (8) and
+ * nanoseconds (4), and the kernel's file handle; for TAG_HANDLE, where there is no birth time, the same without it; for TAG_INODE,
+ * where the filesystem has no handles, inode number (8) and birth time. The handle holds a generation number, so that an
+ * inode number used again gives another one. But xfs counts the generations of an inode, and after a power cut that undid a removal
+ * and the creation after it, the next creation gets the same number again: the birth time tells them apart.
  */
 #include "txn/store_dir.h"
 
@@ -13,11 +15,13 @@
 
 #define TAG_HANDLE 1
 #define TAG_INODE 2
+#define TAG_BORN 3
 #define TYPE_OFFSET 1
 #define HANDLE_OFFSET 5
+#define BORN_SIZE 12
 #define HANDLE_TRIES 1000
 
-_Static_assert(HANDLE_OFFSET + MAX_HANDLE_SZ <= STORE_ID_MAX, "a file handle fits in an id");
+_Static_assert(HANDLE_OFFSET + BORN_SIZE + MAX_HANDLE_SZ <= STORE_ID_MAX, "a file handle fits in an id");
 
 union handle_space {
 	struct file_handle fh;
@@ -31,21 +35,39 @@ struct store_dir_proc store_dir_proc(int fd)
 	return p;
 }
 
-static int inode_id(int dirfd, const char *name, struct store_id *id)
+/* When dirfd/name was born, as it is in ids; *born false: the filesystem does not know. */
+static int birth(int dirfd, const char *name, uint8_t out[BORN_SIZE], bool *born, uint64_t *ino)
 {
 	struct statx sx;
 	int flags = AT_SYMLINK_NOFOLLOW | (*name ? 0 : AT_EMPTY_PATH);
 	if (statx(dirfd, name, flags, STATX_INO | STATX_BTIME, &sx) < 0)
 		return -errno;
-	bool born = sx.stx_mask & STATX_BTIME;
-	uint64_t ino = htole64(sx.stx_ino), sec = htole64(born ? (uint64_t)sx.stx_btime.tv_sec : 0);
-	uint32_t nsec = htole32(born ? sx.stx_btime.tv_nsec : 0);
+	*born = sx.stx_mask & STATX_BTIME;
+	*ino = sx.stx_ino;
+	uint64_t sec = htole64(*born ? (uint64_t)sx.stx_btime.tv_sec : 0);
+	uint32_t nsec = htole32(*born ? sx.stx_btime.tv_nsec : 0);
+	memcpy(out, &sec, 8);
+	memcpy(out + 8, &nsec, 4);
+	return 0;
+}
+
+static int inode_id(int dirfd, const char *name, struct store_id *id)
+{
+	uint64_t ino;
+	bool born;
+	int r = birth(dirfd, name, id->bytes + 9, &born, &ino);
+	if (r < 0)
+		return r;
+	ino = htole64(ino);
 	id->bytes[0] = TAG_INODE;
 	memcpy(id->bytes + 1, &ino, 8);
-	memcpy(id->bytes + 9, &sec, 8);
-	memcpy(id->bytes + 17, &nsec, 4);
 	id->len = 21;
 	return 0;
+}
+
+static size_t handle_offset(const struct store_id *id)
+{
+	return id->bytes[0] == TAG_BORN ? HANDLE_OFFSET + BORN_SIZE : HANDLE_OFFSET;
 }
 
 /* The id of dirfd/name, not following a symbolic link, or of dirfd itself for "". -EXDEV: on another mount. */
@@ -65,16 +87,23 @@ int store_dir_id_at(struct store_dir *sd, int dirfd, const char *name, struct st
 	else if (mnt != sd->handle_mnt)
 		return -EXDEV;
 	uint32_t type = htole32((uint32_t)h.fh.handle_type);
-	id->bytes[0] = TAG_HANDLE;
+	uint64_t ino;
+	bool born = false;
+	int r = sd->overlay ? 0 : birth(dirfd, name, id->bytes + HANDLE_OFFSET, &born, &ino);
+	if (r < 0)
+		return r;
+	id->bytes[0] = born ? TAG_BORN : TAG_HANDLE;
+	size_t at = handle_offset(id);
 	memcpy(id->bytes + TYPE_OFFSET, &type, 4);
-	memcpy(id->bytes + HANDLE_OFFSET, h.fh.f_handle, h.fh.handle_bytes);
-	id->len = (uint16_t)(HANDLE_OFFSET + h.fh.handle_bytes);
+	memcpy(id->bytes + at, h.fh.f_handle, h.fh.handle_bytes);
+	id->len = (uint16_t)(at + h.fh.handle_bytes);
 	return 0;
 }
 
 bool store_dir_id_has_handle(const struct store_id *id)
 {
-	return id->len > HANDLE_OFFSET && id->len <= HANDLE_OFFSET + MAX_HANDLE_SZ && id->bytes[0] == TAG_HANDLE;
+	return (id->bytes[0] == TAG_HANDLE || id->bytes[0] == TAG_BORN) && id->len > handle_offset(id) &&
+	       id->len <= handle_offset(id) + MAX_HANDLE_SZ;
 }
 
 int store_dir_open_id(struct store_dir *sd, const struct store_id *id)
@@ -86,8 +115,8 @@ int store_dir_open_id(struct store_dir *sd, const struct store_id *id)
 		return -EOPNOTSUPP;
 	memcpy(&type, id->bytes + TYPE_OFFSET, 4);
 	h.fh.handle_type = (int)le32toh(type);
-	h.fh.handle_bytes = id->len - HANDLE_OFFSET;
-	memcpy(h.fh.f_handle, id->bytes + HANDLE_OFFSET, h.fh.handle_bytes);
+	h.fh.handle_bytes = id->len - (unsigned)handle_offset(id);
+	memcpy(h.fh.f_handle, id->bytes + handle_offset(id), h.fh.handle_bytes);
 	for (;;) {
 		fd = open_by_handle_at(sd->root_fd, &h.fh, O_PATH | O_NOFOLLOW | O_CLOEXEC);
 		fd = fd < 0 ? -errno : fd;
@@ -98,8 +127,21 @@ int store_dir_open_id(struct store_dir *sd, const struct store_id *id)
 		if (fd == -ENOMEM && tries++ < HANDLE_TRIES)
 			nanosleep(&(struct timespec){.tv_nsec = 50000}, NULL);
 		else if (fd >= 0 || !store_dir_relieve(sd, fd))
-			return fd;
+			break;
 	}
+	if (fd >= 0 && id->bytes[0] == TAG_BORN) {
+		uint8_t now[BORN_SIZE];
+		uint64_t ino;
+		bool born;
+		int r = birth(fd, "", now, &born, &ino);
+		if (!r && memcmp(now, id->bytes + HANDLE_OFFSET, BORN_SIZE))
+			r = -ESTALE;
+		if (r < 0) {
+			close(fd);
+			return r;
+		}
+	}
+	return fd;
 }
 
 static bool same_id(const struct store_id *a, const struct store_id *b)

@@ -6,6 +6,7 @@
  */
 #include "txn/store_dir.h"
 
+#include <dirent.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -174,11 +175,22 @@ static int write_format(const struct opening *op, bool seal)
 	return 0;
 }
 
-/* Without a format file: was the state directory only half made, or did it lose the file? */
+/*
+ * Without a format file: was the state directory only half made, or did it lose the file? A log has segments, and its
+ * first ones are gone some day.
+ */
 static bool holds_log(const struct store_dir *sd)
 {
-	struct stat st;
-	return fstatat(sd->state_fd, "wal/0000000000000001", &st, AT_SYMLINK_NOFOLLOW) == 0;
+	bool found = false;
+	CLEANUP_CLOSE int fd = openat(sd->state_fd, "wal", O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	DIR *dir = fd < 0 ? NULL : fdopendir(fd);
+	if (!dir)
+		return false;
+	fd = -1;
+	for (const struct dirent *e; !found && (e = readdir(dir));)
+		found = strlen(e->d_name) == 16 && strspn(e->d_name, "0123456789abcdef") == 16;
+	closedir(dir);
+	return found;
 }
 
 static int open_state(const struct opening *op)

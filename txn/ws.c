@@ -156,6 +156,7 @@ void txn_ws_detach(struct txn_ws *ws, uint64_t logged)
 		free_wsobj(w);
 	}
 	ws->nobjs = 0;
+	base_vec_free(&ws->dead_dirs);
 }
 
 /* A change was applied (n = 1) or undone (-1). With the last one undone nothing has changed. [obj->lock exclusive] */

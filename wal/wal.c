@@ -206,9 +206,12 @@ static int write_at_end(struct wal *wal, struct wal_rec *rec, struct iovec *iov,
 	iov[0] = (struct iovec){ header, sizeof(header) };
 	iov[iovcnt + 1] = (struct iovec){ (void *)(uintptr_t)zeros, pad };
 	r = os_pwritev_full(wal->os, wal->cur->fd, iov, iovcnt + 2, off);
-	/* The bytes may have arrived all the same: nobody shall find a record whose append has failed. */
-	if (r)
-		os_pwritev_full(wal->os, wal->cur->fd, &wipe, 1, off);
+	/*
+	 * The bytes may have arrived all the same: nobody shall find a record whose append has failed. Where it cannot be
+	 * wiped out either, only the next recovery tells. What finds no space has not arrived whole.
+	 */
+	if (r && os_pwritev_full(wal->os, wal->cur->fd, &wipe, 1, off) != 0 && r != -ENOSPC && r != -EDQUOT)
+		wal->failed = true;
 	return r;
 }
 
