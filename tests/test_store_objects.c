@@ -309,7 +309,7 @@ static void foreign_changes(void)
 	struct stat s;
 	struct store_id id;
 	assert_int_equal(ops->id(f, &id), 0);
-	int found = geteuid() == 0 && id.bytes[0] == 1 ? 0 : -ESTALE; /* by file handle */
+	int found = geteuid() == 0 && id.bytes[0] != 2 ? 0 : -ESTALE; /* by file handle */
 	put_text(f, "f");
 	put_text(g, "g");
 	/* Removed while its descriptor was there. */
