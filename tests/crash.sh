@@ -181,7 +181,9 @@ runs()
 
 faults()
 {
-	TXNFS_SEED=$seed TXNFS_LONG=${long:-0} one faults build/tests/test_engine_faults
+	[ -z "$long" ] || export TXNFS_LONG=1
+	TXNFS_SEED=$seed one faults build/tests/test_engine_faults
+	TXNFS_SEED=$seed one allocations build/tests/test_engine_alloc
 }
 
 kills()

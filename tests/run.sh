@@ -3,9 +3,9 @@
 #
 #	tests/run.sh                 everything
 #	tests/run.sh [--asan] NAME   one test: a unit (txn), a mount test or a group of them (basic.transfer_commits,
-#	                             posix), or layers; --asan: in the build with ASan and UBSan
+#	                             posix), layers, or power; --asan: in the build with ASan and UBSan
 #
-# Each failed test comes with the command that repeats it.
+# Each failed test comes with the command that repeats it. tests/crash.sh and tests/fuzz.sh are the long searches.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 
@@ -134,6 +134,19 @@ run_mounts()
 	done
 }
 
+run_power()
+{
+	tests/power.sh --quick --seed "$TXNFS_SEED"
+	case $? in
+	0) count 1 0 0 ;;
+	77) count 0 0 1 ;;
+	*)
+		count 0 1 0
+		again+=("tests/run.sh power")
+		;;
+	esac
+}
+
 finish()
 {
 	echo
@@ -151,8 +164,8 @@ run_one()
 {
 	local option=$1 dir=$2 name=$3
 
-	if [ "$name" = layers ]; then
-		run_layers
+	if [ "$name" = layers ] || [ "$name" = power ]; then
+		"run_$name"
 		finish
 	fi
 	# A module's unit and a file of mount tests may have the same name: both are meant then.
@@ -207,6 +220,8 @@ if [ -z "$asan" ]; then
 	run_units build ""
 	step "on real mounts"
 	run_mounts ""
+	step "power cuts on a recorded disk"
+	run_power
 fi
 step "building in build/asan (ASan, UBSan)"
 build_asan

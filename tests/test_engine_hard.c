@@ -330,6 +330,54 @@ static void checkpoint_does_not_wait_for_installs(void **state UNUSED)
 	crash_remove(&k);
 }
 
+static void *set_dir_time(void *arg)
+{
+	struct stat st = {.st_mtim.tv_sec = 1000};
+
+	return (void *)(intptr_t)kit_try_setattr(arg, NULL, "d", &st, STORE_SET_MTIME);
+}
+
+/* A directory's mtime that is set after a commit is not overwritten by names of the transaction that come home later. */
+static void plain_time_waits_for_the_names_of_a_commit(void **state UNUSED)
+{
+	pthread_t thread;
+	struct kit k;
+	struct txn *t;
+	void *r;
+
+	for (int logged = 0; logged < 2; logged++) {
+		crash_new(&k);
+		k.threads = true;
+		crash_open(&k, -1);
+		kit_create(&k, NULL, "d", S_IFDIR | 0755);
+		if (logged) {
+			t = kit_begin(&k);
+			kit_create(&k, t, "d/e", S_IFDIR | 0755);
+			kit_commit(t);
+			assert_int_equal(txn_drain(k.eng), 0);
+		}
+		atomic_store(&crash.hold, true);
+		t = kit_begin(&k);
+		kit_put(&k, t, "d/f", "contents");
+		kit_commit(t);
+		alarm(60);
+		assert_int_equal(pthread_create(&thread, NULL, set_dir_time, &k), 0);
+		usleep(50000); /* enough for it to be done, were it not to wait */
+		atomic_store(&crash.hold, false);
+		assert_int_equal(pthread_join(thread, &r), 0);
+		alarm(0);
+		assert_int_equal((intptr_t)r, 0);
+		assert_int_equal(txn_drain(k.eng), 0);
+		assert_int_equal(kit_stat(&k, NULL, "d").st_mtim.tv_sec, 1000);
+		kit_crash(&k);
+		crash_open(&k, -1);
+		assert_int_equal(kit_stat(&k, NULL, "d").st_mtim.tv_sec, 1000);
+		kit_expect(&k, NULL, "d/f", "contents");
+		kit_close(&k);
+		crash_remove(&k);
+	}
+}
+
 /* ---- files without a name ---- */
 
 static struct txn_obj *nameless(struct kit *k, struct txn_file **f)
@@ -596,6 +644,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(xattr_beyond_the_limit),
 		cmocka_unit_test(logged_write_uses_its_reservation),
 		cmocka_unit_test(checkpoint_does_not_wait_for_installs),
+		cmocka_unit_test(plain_time_waits_for_the_names_of_a_commit),
 		cmocka_unit_test(committed_link_of_a_nameless_file_survives),
 		cmocka_unit_test(nameless_file_gets_a_logged_name),
 		cmocka_unit_test(transactions_and_others_at_once),

@@ -376,7 +376,8 @@ static int check_log(struct check *c, struct wal *wal)
 		r = wal_scan(wal, 0, check_record, NULL, c, NULL);
 	/* Only the first segment of all can be without one: in front of another a checkpoint has been. */
 	if (!r && !c->checkpoint && c->begin > wal_segment_size(wal))
-		problem(c, "the log's beginning is missing: it begins at LSN %" PRIu64 ", without a checkpoint", c->begin);
+		problem(c, "the log's beginning is missing: it begins at LSN %" PRIu64 ", without a checkpoint",
+		        c->begin);
 	if (r && r != -ENOMEM)
 		report(c, *wal_error_text(wal) ? wal_error_text(wal) : strerror(-r));
 	wal_stats(wal, &st);

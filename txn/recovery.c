@@ -280,8 +280,8 @@ static int check_beginning(struct recovery *rv)
 		return 0;
 	snprintf(rv->err, rv->errlen,
 	         "the log's beginning is missing: its first segment begins at LSN %" PRIu64 ", recovery has to read from "
-	         "%s LSN %" PRIu64 "; nothing was changed",
-	         begin, rv->scan ? "" : "a checkpoint at or above", rv->scan ? rv->scan : wal_segment_size(rv->eng->wal));
+	         "LSN %" PRIu64 " on; nothing was changed",
+	         begin, rv->scan ? rv->scan : wal_segment_size(rv->eng->wal));
 	return -EUCLEAN;
 }
 
@@ -367,7 +367,8 @@ static int redo_one(struct recovery *rv, struct txn_ws *ws, uint64_t lsn)
 		snprintf(rv->err, rv->errlen, "the log's record at LSN %" PRIu64 " cannot be applied: it refers to an "
 		         "object that the log does not declare", lsn);
 	else if (r)
-		snprintf(rv->err, rv->errlen, "the log's record at LSN %" PRIu64 " cannot be applied: %s", lsn, strerror(-r));
+		snprintf(rv->err, rv->errlen, "the log's record at LSN %" PRIu64 " cannot be applied: %s", lsn,
+		         strerror(-r));
 	rv->rec->operations++;
 	return r;
 }

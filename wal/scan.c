@@ -120,13 +120,18 @@ static int enter(struct scan *s, const struct wal_seghdr *h)
 	return 0;
 }
 
-/* LSN of a good record behind s->pos that was written when s->pos was durable already; 0: none. Spoils buf. */
-static uint64_t find_witness(struct scan *s)
+/*
+ * *witness: LSN of a good record behind s->pos that was written when s->pos was durable already; 0: none. Spoils buf.
+ * What cannot be read could hold one: that is an error.
+ */
+static int find_witness(struct scan *s, uint64_t *witness)
 {
 	struct wal *wal = s->wal;
 	struct wal_seghdr h = s->seg;
 	uint64_t at = s->pos + 8;
+	int r;
 
+	*witness = 0;
 	for (;;) {
 		uint64_t start = wal_seg_start(wal, h.number), end = wal_seg_end(wal, h.number);
 
@@ -136,11 +141,18 @@ static uint64_t find_witness(struct scan *s)
 			const void *payload;
 
 			if (wal_record_plausible(p, end - at, at) &&
-			    wal_decode(p, end - at, at, h.salt, &rec, &payload) > 0 && rec.durable > s->pos)
-				return at;
+			    wal_decode(p, end - at, at, h.salt, &rec, &payload) > 0 && rec.durable > s->pos) {
+				*witness = at;
+				return 0;
+			}
 		}
-		if (!find_segment(s, h.number + 1, false, &h) || load(s, h.number) != 0)
+		if (!find_segment(s, h.number + 1, false, &h))
 			return 0;
+		r = load(s, h.number);
+		if (r) {
+			wal_trouble(wal, r, h.number, "it cannot be read (%s)", strerror(-r));
+			return r;
+		}
 		at = wal_seg_start(wal, h.number) + WAL_SEGMENT_HEADER;
 	}
 }
@@ -169,6 +181,7 @@ static int look_again(struct scan *s)
 static int at_invalid(struct scan *s, bool *done)
 {
 	uint64_t pos = s->pos, witness;
+	int r;
 
 	*done = false;
 	if (pos < s->claimed || s->limit != UINT64_MAX) {
@@ -180,7 +193,9 @@ static int at_invalid(struct scan *s, bool *done)
 		            pos, s->limit != UINT64_MAX ? s->limit : s->claimed);
 		return -EUCLEAN;
 	}
-	witness = find_witness(s);
+	r = find_witness(s, &witness);
+	if (r)
+		return r;
 	if (witness) {
 		if (look_again(s) == 0)
 			return 0;

@@ -144,7 +144,11 @@ def lock(root, account, rng):
     before = os.stat(path)
     how = rng.choice(("utime", "chmod", "write", "extend"))
     if how == "utime":
-        os.utime(path, ns=(rng.randrange(1 << 60), rng.randrange(1 << 60)))
+        try:
+            os.utime(path, ns=(rng.randrange(1 << 60), rng.randrange(1 << 60)))
+        except OSError as e:
+            e.filename = path  # which Python leaves out
+            raise
     elif how == "chmod":
         os.chmod(path, (before.st_mode & 0o7777) ^ 0o040)
     elif how == "write":
@@ -274,7 +278,7 @@ def audit(root, base, intended, acknowledged):
         for c in intended[number]:
             e = now[c.account]
             if e.version < c.entry.version or e.version == c.entry.version and e != c.entry:
-                raise Torn(f"the acknowledged transfer {number:x} is lost: account {c.account} shows {e}, not {c.entry}")
+                raise Torn(f"the acknowledged transfer {number:x} is lost: account {c.account} shows {e}")
     left = [x for x in os.listdir(os.path.join(root, "bank")) if not x.isdigit()]
     left += set(os.listdir(root)) - {"bank", ".txnfs"} - {f"bulk{i}" for i in range(BULKS)}
     if left:

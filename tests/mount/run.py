@@ -254,7 +254,8 @@ def report(job, result, seconds):
         if log.strip():
             print(f"    --- {name}\n    " + log.rstrip().replace("\n", "\n    "))
     which = job.name + (f"[{job.settings[0]}]" if job.settings else "")
-    print(f"    again: tests/mount/run.py --seed {OPT.seed} --txnfs {OPT.txnfs} '{which}'", flush=True)
+    env = "".join(f"{k}={v} " for k, v in os.environ.items() if k == "TXNFS_CYCLES")
+    print(f"    again: {env}tests/mount/run.py --seed {OPT.seed} --txnfs {OPT.txnfs} '{which}'", flush=True)
 
 
 def run_all(todo, jobs, base):

@@ -6,7 +6,7 @@ import signal
 import subprocess
 
 import sysc
-from harness import (NOBODY, OPT, Failure, Mount, Skip, check, deadline, equal, exists, expect, json_lines, ls,
+from harness import (NOBODY, OPT, Failure, Mount, check, deadline, equal, exists, expect, json_lines, ls,
                      mounted, needs_root, patience, quick, read, same_tree, snapshot, tool, wait_until, write)
 from scenes import SMALL, refused, small_disk, unprivileged_mount
 

@@ -7,8 +7,8 @@ import signal
 import subprocess
 
 import sysc
-from harness import (OPT, Mount, append, check, ctl, deadline, equal, exists, json_lines, ls, needs_root, patience, quick,
-                     read, same_tree, snapshot, tool, wait_until, write)
+from harness import (OPT, Mount, append, check, ctl, deadline, equal, exists, json_lines, ls, needs_root, patience,
+                     quick, read, same_tree, snapshot, tool, wait_until, write)
 from scenes import SMALL, refused
 
 
