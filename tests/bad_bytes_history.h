@@ -1,6 +1,6 @@
 /*
- * bad_bytes_history.h - the logs that test_bad_bytes.c damages: what happened before, on which disks, and the tree after
- * each COMMIT.
+ * bad_bytes_history.h - the logs that test_bad_bytes.c damages: what happened before, on which disks, and the tree
+ * after each COMMIT.
  */
 #ifndef TXNFS_BAD_BYTES_HISTORY_H
 #define TXNFS_BAD_BYTES_HISTORY_H

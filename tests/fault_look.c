@@ -13,6 +13,7 @@
 struct drawing {
 	struct run *run;
 	struct txn *view;
+	bool times;
 	struct base_buf out;
 	struct {
 		uint64_t ino;
@@ -118,6 +119,9 @@ static int draw_obj(struct drawing *d, struct txn_obj *obj, const struct stat *s
 	                (unsigned)st->st_nlink);
 	if (SET_TIME(st->st_mtim.tv_sec))
 		base_buf_printf(&d->out, " mtime %ld", (long)st->st_mtim.tv_sec);
+	else if (d->times && !S_ISDIR(st->st_mode))
+		base_buf_printf(&d->out, " mtime %ld.%09ld ctime %ld.%09ld", (long)st->st_mtim.tv_sec,
+		                st->st_mtim.tv_nsec, (long)st->st_ctim.tv_sec, st->st_ctim.tv_nsec);
 	for (int i = 0; i < d->nseen; i++)
 		if (d->seen[i].ino == st->st_ino) {
 			base_buf_printf(&d->out, " = %s\n", d->seen[i].path);
@@ -165,9 +169,9 @@ static int draw_dir(struct drawing *d, struct txn_obj *dir, const char *path)
 	return r;
 }
 
-int run_draw(struct run *run, struct txn *view, const char *slot, char **text)
+int run_draw(struct run *run, struct txn *view, const char *slot, bool times, char **text)
 {
-	struct drawing d = {.run = run, .view = view};
+	struct drawing d = {.run = run, .view = view, .times = times};
 	struct txn_look look;
 	int r = txn_lookup(run->eng, view, txn_root(run->eng), slot, &look);
 

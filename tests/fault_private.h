@@ -59,8 +59,8 @@ struct run {
 /* fault.c: count a call. May it be made? 0, or the error that it gets. *how (may be NULL): of transfers and syncs. */
 int fault_gate(enum fault_call c, enum fault_how *how);
 
-/* fault_look.c: a slot as a view sees it, as text; malloc'ed. 0 or -errno. */
-int run_draw(struct run *run, struct txn *view, const char *slot, char **text);
+/* fault_look.c: a slot as a view sees it, as text; malloc'ed. 0 or -errno. times: with those of files. */
+int run_draw(struct run *run, struct txn *view, const char *slot, bool times, char **text);
 
 /* fault_run.c */
 extern char run_replay_text[512];

@@ -105,7 +105,7 @@ static int slot_index(struct run *run, const char *name)
 char *run_must_draw(struct run *run, struct txn *view, int i)
 {
 	char *text = NULL;
-	int r = run_draw(run, view, run->script->slots[i].name, &text);
+	int r = run_draw(run, view, run->script->slots[i].name, false, &text);
 
 	if (r)
 		run_fail(run, "%s cannot be read: %s", run->script->slots[i].name, strerror(-r));
@@ -165,7 +165,8 @@ static void check_failed(struct run *run, const char *what, int r, int t, int i)
 	} else if (i >= 0 && !run->broken) {
 		struct slot *s = &run->slot[i];
 
-		run_check_slot(run, t >= 0 ? run->txn[t].t : NULL, i, t >= 0 && s->owner == t ? s->view : s->home, what);
+		run_check_slot(run, t >= 0 ? run->txn[t].t : NULL, i, t >= 0 && s->owner == t ? s->view : s->home,
+		               what);
 	}
 }
 
@@ -329,6 +330,19 @@ void run_release(struct run *run, int t, const char *name)
 	run->txn[t].nsavepoints = k;
 }
 
+static char *with_times(struct run *run, struct txn *view, int i)
+{
+	char *text = NULL;
+	int r;
+
+	run_pause();
+	r = run_draw(run, view, run->script->slots[i].name, true, &text);
+	if (r)
+		run_fail(run, "%s cannot be read: %s", run->script->slots[i].name, strerror(-r));
+	run_resume();
+	return text;
+}
+
 /* A plain operation is done when the attributes that it is to tell cannot be had. */
 static void done_all_the_same(struct run *run, int i)
 {
@@ -350,6 +364,7 @@ void run_take(struct run *run, int t, const char *name)
 	struct slot *s = &run->slot[i];
 	struct txn *view = t >= 0 ? run->txn[t].t : NULL;
 	int state = t >= 0 && s->owner == t ? s->view : s->home;
+	CLEANUP_FREE char *before = NULL;
 	char what[64];
 
 	if ((t >= 0 && !view) || s->vague || s->lost || !run->script->slots[i].step[state])
@@ -357,8 +372,17 @@ void run_take(struct run *run, int t, const char *name)
 	if (s->owner >= 0 && s->owner != t)
 		run_fail(run, "%s belongs to another transaction", name);
 	snprintf(what, sizeof(what), "step %d of %s", state + 1, name);
+	if (run_cut_more && view && !run->broken)
+		before = with_times(run, view, i);
 	r = run->script->slots[i].step[state](run, view, name);
 	run_check_locks(run, what);
+	if (before && r < 0 && !broken(run)) { /* I9 */
+		CLEANUP_FREE char *after = with_times(run, view, i);
+
+		if (strcmp(before, after))
+			run_fail(run, "%s fails and changes something\n---- before\n%s---- after\n%s", what, before,
+			         after);
+	}
 	if (r == 0) {
 		check_success(run, what);
 		if (view) {
@@ -402,7 +426,7 @@ void run_look(struct run *run, int t, const char *name)
 
 	if (t >= 0 && (!view || run->broken))
 		return;
-	r = run_draw(run, view, name, &text);
+	r = run_draw(run, view, name, false, &text);
 	run_check_locks(run, "reading");
 	if (r) {
 		run_check_error(run, "reading", r);

@@ -55,13 +55,14 @@ static void check_refusal(const struct verdict *v, int r, const char *err)
 		WRONG("the refusal is not one line: %s", err);
 }
 
-static void check_sound(struct bb_disk *d)
+/* `txnfs check`: sound is also what only needs recovery. */
+static void check_sound(struct bb_disk *d, bool sound)
 {
 	struct txn_check out;
 	int r = txn_check(d->store, d->os, d->wal, &out, NULL, NULL);
 
-	if (r)
-		WRONG("after recovery the log is not sound: %d", r);
+	if (r != (sound ? 0 : -EUCLEAN))
+		WRONG("check says %d, though the log is %s", r, sound ? "sound" : "damaged");
 }
 
 /* Recovers; what it says in err. The store is left open. */
@@ -93,7 +94,7 @@ static void check_recovered(struct base *b, struct bb_disk *d, const struct verd
 	recovered[commits] += exact;
 	if (d->sim && sim_fsck(d->sim))
 		WRONG("the filesystem is broken: %s", sim_fsck(d->sim));
-	check_sound(d);
+	check_sound(d, true);
 	bb_close(d);
 	recover(d);
 	second = bb_picture(d->store, true, true);
@@ -115,6 +116,8 @@ static void try_damage(struct base *b, struct bb_disk *d, const struct damage *d
 	bb_open(d, false);
 	inflict(d, &b->log, dm);
 	changes = d->sim ? sim_changes(d->sim) : 0;
+	if (cases % 8 == 0)
+		check_sound(d, !v.refuse);
 	eng = open_engine(d, NULL, err, sizeof(err), &r);
 	if (!r)
 		txn_engine_abandon(eng);
@@ -323,6 +326,99 @@ static void real_disk(void **state UNUSED)
 	}
 }
 
+/* ---- records that are whole, and that recovery cannot redo ---- */
+
+static int pass_over(void *arg UNUSED, const struct wal_rec *rec UNUSED, const void *payload UNUSED)
+{
+	return 0;
+}
+
+struct odd {
+	const char *what;
+	struct txn_rec rec;
+	bool alone; /* of no transaction */
+	int refused;
+	const char *says;
+};
+
+static uint64_t put_record(struct wal *wal, const struct txn_rec *rec, uint64_t txid, uint64_t prev)
+{
+	struct wal_rec h = {.type = (uint8_t)rec->type, .txid = txid, .prev = prev};
+	struct base_buf head = {0};
+	struct iovec iov[3];
+	int n;
+
+	assert_int_equal(txn_rec_encode(rec, &head, iov, &n), 0);
+	assert_int_equal(wal_append(wal, &h, iov, n, false), 0);
+	base_buf_free(&head);
+	return h.lsn;
+}
+
+/* A transaction that has this record in it, and commits; the record's LSN. */
+static uint64_t append_odd(struct bb_disk *d, const struct odd *o)
+{
+	struct wal_options opt = {.segment_size = LOG_SEG};
+	struct txn_rec rec = {.type = TXN_REC_BEGIN};
+	uint64_t first, lsn;
+	struct wal *wal;
+
+	assert_int_equal(wal_open(d->os, d->wal, &opt, &wal), 0);
+	assert_int_equal(wal_scan(wal, 0, pass_over, NULL, NULL, NULL), 0);
+	assert_int_equal(wal_start(wal), 0);
+	first = put_record(wal, &rec, 77, 0);
+	rec = (struct txn_rec){.type = TXN_REC_OBJECT, .u.object = {.oid = 900, .mode = S_IFREG | 0644, .hint = ""}};
+	lsn = put_record(wal, &rec, 77, first);
+	lsn = put_record(wal, &o->rec, o->alone ? 0 : 77, o->alone ? 0 : lsn);
+	rec = (struct txn_rec){.type = TXN_REC_COMMIT, .u.commit = {.first = first}};
+	wal_force(wal, put_record(wal, &rec, 77, lsn));
+	wal_close(wal);
+	return lsn;
+}
+
+static void odd_records(void **state UNUSED)
+{
+	const struct odd odds[] = {
+		{"stolen",
+	         {.type = TXN_REC_WRITE, .u.write = {.oid = 900, .len = 4, .size_after = 4, .stolen = true}},
+	         false,
+	         -EPROTONOSUPPORT,
+	         "newer version"},
+		{"prepared",
+	         {.type = TXN_REC_PREPARE, .u.prepare = {.gid = "g"}},
+	         false,
+	         -EPROTONOSUPPORT,
+	         "newer version"},
+		{"alone",
+	         {.type = TXN_REC_WRITE, .u.write = {.oid = 900}},
+	         true,
+	         -EUCLEAN,
+	         "belongs to no transaction"},
+		{"commits nothing",
+	         {.type = TXN_REC_COMMIT, .u.commit = {.first = 1}},
+	         true,
+	         -EUCLEAN,
+	         "belongs to no transaction"},
+		{"undeclared", {.type = TXN_REC_WRITE, .u.write = {.oid = 901}}, false, -EUCLEAN, "does not declare"},
+	};
+
+	for (size_t i = 0; i < ARRAY_LEN(odds) && !getenv("TXNFS_BYTE"); i++) {
+		struct bb_disk d = {.sim = sim_kill(again.disk.sim)};
+		char err[512] = "", where[40];
+		uint64_t lsn;
+		int r;
+
+		d.os = sim_os(d.sim);
+		bb_open(&d, false);
+		lsn = append_odd(&d, &odds[i]);
+		open_engine(&d, NULL, err, sizeof(err), &r);
+		snprintf(where, sizeof(where), "LSN %" PRIu64 " ", lsn);
+		if (r != odds[i].refused || !strstr(err, where) || !strstr(err, odds[i].says))
+			fail_msg("%s at %s: %d %s", odds[i].what, where, r, err);
+		bb_close(&d);
+		bb_free(&d);
+	}
+}
+
 /* So much of both there must have been that the tests above mean something. */
 static void enough(void **state UNUSED)
 {
@@ -346,6 +442,7 @@ int main(void)
 		cmocka_unit_test(ends),
 		cmocka_unit_test(files),
 		cmocka_unit_test(real_disk),
+		cmocka_unit_test(odd_records),
 		cmocka_unit_test(enough),
 	};
 

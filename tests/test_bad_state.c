@@ -355,7 +355,7 @@ static void full_path(const struct stranger *s, char *path, size_t size)
 /* A copy of what is there, outside: so that following a link would go well. */
 static void put_outside(const char *path, const char *name)
 {
-	char command[800];
+	char command[1200];
 
 	snprintf(command, sizeof(command), "if [ -e '%s' ]; then cp -a '%s' '%s/%s'; else echo mine > '%s/%s'; fi",
 	         path, path, disk.outside, name, disk.outside, name);

@@ -112,7 +112,7 @@ struct bench {
 	struct txn_engine *eng;
 };
 
-static void bench_open(struct bench *b)
+static int bench_try_open(struct bench *b)
 {
 	struct txn_config cfg = {.segment_size = 64u << 10, .no_threads = true};
 	char err[256];
@@ -122,8 +122,12 @@ static void bench_open(struct bench *b)
 	cfg.store = fault_store(b->store);
 	cfg.os = fault_os(sim_os(b->sim));
 	cfg.wal_dirfd = sim_wal_dir(b->sim);
-	if (txn_engine_open(&cfg, &b->eng, NULL, err, sizeof(err)))
-		fail_msg("%s", err);
+	return txn_engine_open(&cfg, &b->eng, NULL, err, sizeof(err));
+}
+
+static void bench_open(struct bench *b)
+{
+	assert_int_equal(bench_try_open(b), 0);
 }
 
 static void bench_new(struct bench *b)
@@ -267,12 +271,67 @@ static void failed_fsync_of_what_is_logged_is_final(void **state UNUSED)
 	bench_free(&b);
 }
 
+/* ---- a log that cannot be read where it matters ---- */
+
+static int first_name(void *arg, const char *name)
+{
+	if (!((char *)arg)[0] || strcmp(name, arg) < 0)
+		snprintf(arg, 32, "%s", name);
+	return 0;
+}
+
+/*
+ * A durable record is damaged, and only a later segment tells that it was durable: when that one cannot be read, the
+ * damage must not be taken for a torn tail, or what was committed is lost without a word.
+ */
+static void damage_is_no_torn_tail_when_reading_fails(void **state UNUSED)
+{
+	static char data[30000];
+	char name[32] = "";
+	struct txn_file *f;
+	struct txn_obj *obj;
+	struct bench b;
+	struct txn *t;
+	uint8_t *bytes;
+	uint64_t size;
+
+	bench_new(&b);
+	t = bench_begin(&b);
+	obj = bench_create(&b, t, "f");
+	assert_int_equal(txn_open(b.eng, t, obj, O_RDWR, &f), 0);
+	for (uint64_t i = 0; i < 6; i++) { /* several segments, forced by the commit */
+		memset(data, 'a' + (int)i, sizeof(data));
+		assert_int_equal(txn_write(f, data, sizeof(data), i * sizeof(data), false), sizeof(data));
+	}
+	assert_int_equal(txn_commit(t), 0);
+	txn_put(t);
+	txn_close(f);
+	txn_obj_put(obj);
+	bench_crash(&b);
+	assert_int_equal(sim_wal_names(b.sim, first_name, name), 0);
+	assert_int_equal(sim_peek(b.sim, name, &bytes, &size), 0);
+	bytes[size / 2] ^= 1;
+	assert_int_equal(sim_poke(b.sim, name, bytes, size), 0);
+	free(bytes);
+	for (uint64_t n = 0; n < 30; n++) {
+		struct bench again = {.sim = sim_kill(b.sim)};
+
+		fault_account_reset();
+		fault_arm(&(struct fault){.call = FAULT_os_pread, .n = n, .how = FAULT_EIO});
+		if (bench_try_open(&again) == 0)
+			fail_msg("the engine opens a damaged log when read number %d fails", (int)n);
+		sim_free(again.sim);
+	}
+	sim_free(b.sim);
+}
+
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(failed_sync_of_home_is_final),
 		cmocka_unit_test(failed_sync_before_commit_is_final),
 		cmocka_unit_test(failed_fsync_of_what_is_logged_is_final),
+		cmocka_unit_test(damage_is_no_torn_tail_when_reading_fails),
 		cmocka_unit_test(every_call_fails),
 		cmocka_unit_test(calls_fail_on_a_real_directory),
 	};
