@@ -190,8 +190,6 @@ const struct run_script *run_plan_script(const struct run_plan *plan);
 uint64_t run_plan_calls(const struct run_plan *plan, enum fault_call call);
 /* One run with one fault. Fails the test when anything is wrong. Returns how often the fault came. */
 uint64_t run_once(struct run_plan *plan, const struct fault *f);
-/* A command that repeats the run that is under way; "" when there is none. */
-const char *run_replay(void);
 
 /*
  * Runs the cases in a process of their own, so that one that ends in a signal is told like all others; after a failure

@@ -207,11 +207,12 @@ static int keep_image(void *arg, struct sim *image, uint64_t i UNUSED)
 static void take_cuts(struct run *run, struct cuts *c)
 {
 	enum fault_call call = run->f ? run->f->call : FAULT_any;
+	bool concerned = !run->f || run_cut_more || fault_is_os(call) || call == FAULT_store_sync ||
+	                 call == FAULT_store_sync_all || call == FAULT_store_place;
 	bool all;
 
 	c->n = 0;
-	if (!run->disk.sim || (run->f && !fault_is_os(call) && call != FAULT_store_sync && call != FAULT_store_sync_all &&
-	                       call != FAULT_store_place && !run_cut_more))
+	if (!run->disk.sim || !concerned)
 		return;
 	sim_images(run->disk.sim, SIM_POSIX, run_cut_more ? CUTS : 2, 1, keep_image, c, &all);
 	if (!all) {

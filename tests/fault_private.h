@@ -63,7 +63,7 @@ int fault_gate(enum fault_call c, enum fault_how *how);
 int run_draw(struct run *run, struct txn *view, const char *slot, bool times, char **text);
 
 /* fault_run.c */
-extern char run_replay_text[512];
+extern char run_replay_text[512]; /* a command that repeats the run that is under way; "" when there is none */
 uint64_t run_hits(void);
 void run_check_locks(struct run *run, const char *what);
 /* Something has failed: may it have, and did it say why? */

@@ -17,11 +17,6 @@ const char *run_command = "";
 bool run_alone;
 char run_replay_text[512];
 
-const char *run_replay(void)
-{
-	return run_replay_text;
-}
-
 void run_fail(struct run *run, const char *fmt, ...)
 {
 	char line[8192];

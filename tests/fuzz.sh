@@ -90,10 +90,16 @@ max_of()
 	sed -nE 's/^[[:space:]]*\.max = ([0-9]+),$/\1/p' "tests/fuzz/$1.c"
 }
 
-# The last of what libFuzzer says of itself: runs, coverage, corpus.
+# The last of what libFuzzer says of itself: runs and inputs in the corpus.
 figures()
 {
-	sed -nE 's/^#([0-9]+):? .*cov: ([0-9]+) .*corp: ([0-9]+).*/\1 \2 \3/p' "$1" | tail -n 1
+	sed -nE 's/^#([0-9]+):? .*corp: ([0-9]+).*/\1 \2/p' "$1" | tail -n 1
+}
+
+# Edges that a corpus reaches. What the search itself tells counts some of them again for each worker.
+coverage()
+{
+	"$@" -runs=0 -close_fd_mask=2 2>&1 | sed -nE 's/^#[0-9]+[[:space:]]+DONE +cov: ([0-9]+).*/\1/p'
 }
 
 count_findings()
@@ -118,17 +124,18 @@ search()
 	start=$SECONDS
 	while kill -0 "$running" 2> /dev/null; do
 		sleep 5
-		read -r runs cov corpus < <(figures "$log") || continue
-		printf '%s: %ds, %s runs, coverage %s, corpus %s, %s findings\n' "$target" $((SECONDS - start)) \
-			"$runs" "$cov" "$corpus" "$(count_findings "$dir/found")"
+		read -r runs corpus < <(figures "$log") || continue
+		printf '%s: %ds, %s runs, corpus %s, %s findings\n' "$target" $((SECONDS - start)) "$runs" "$corpus" \
+			"$(count_findings "$dir/found")"
 	done
 	wait "$running"
 	running=
-	read -r runs cov corpus < <(figures "$log") || {
+	read -r runs corpus < <(figures "$log") || {
 		tail -n 20 "$log"
 		give_up "$target did not run"
 	}
 	collect "$target"
+	cov=$(coverage "$out/fuzz_$target" "$dir/work" "tests/fuzz/corpus/$target")
 	[ -z "$merge" ] || add_to_corpus "$target"
 	rows+=("$(printf '%-10s %10s %10s %8s %9s' "$target" "$runs" "$cov" "$corpus" "$new_findings")")
 }

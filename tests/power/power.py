@@ -308,6 +308,9 @@ class Trial:
         if unsound:
             raise Wrong(f"before recovery: {unsound}\nrecovery then did what it should")
         self.tool("check", self.source)
+        left = [os.path.join(d, name) for d in ("stage", "trash") for name in os.listdir(f"{self.source}/.txnfs/{d}")]
+        if left:
+            raise Wrong(f"left in the state directory: {left}")
         again = self.tool("recover", self.source)
         if not re.search("nothing|clean", again):
             raise Wrong(f"recovering twice: {again.strip()}")
