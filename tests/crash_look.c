@@ -54,7 +54,7 @@ static void recover(struct cw *w, struct sim *disk, const char *which)
 /* ---- comparing ---- */
 
 struct mask {
-	struct { char *path; bool below; } v[64];
+	struct { char *path; bool below; } *v;
 	size_t n;
 };
 
@@ -62,10 +62,9 @@ static void mask_path(void *arg, const char *path)
 {
 	struct mask *m = arg;
 
-	if (m->n < ARRAY_LEN(m->v)) {
-		m->v[m->n].path = sim_need(strdup(path));
-		m->v[m->n++].below = true;
-	}
+	m->v = sim_need(reallocarray(m->v, m->n + 1, sizeof(m->v[0])));
+	m->v[m->n].path = sim_need(strdup(path));
+	m->v[m->n++].below = true;
 }
 
 static void mask_of(struct cw *w, struct sim *tree, struct mask *m)
@@ -94,6 +93,7 @@ static void mask_free(struct mask *m)
 {
 	while (m->n)
 		free(m->v[--m->n].path);
+	free(m->v);
 }
 
 static bool masked(const struct mask *m, const char *line, size_t len)
@@ -120,6 +120,14 @@ static const char *next_line(const struct mask *m, const char **at, size_t *len)
 	return NULL;
 }
 
+/* A further name of a file tells its first one ("/n ... = /d/a"), which may be left out of the comparison itself. */
+static size_t without_first_name(const struct mask *m, const char *line, size_t len)
+{
+	const char *eq = memmem(line, len, " = ", 3);
+
+	return eq && masked(m, eq + 3, (size_t)(line + len - (eq + 3))) ? (size_t)(eq - line) : len;
+}
+
 static bool same(const char *a, const char *b, const struct mask *m)
 {
 	if (!m->n)
@@ -130,6 +138,8 @@ static bool same(const char *a, const char *b, const struct mask *m)
 
 		if (!x || !y)
 			return x == y;
+		la = without_first_name(m, x, la);
+		lb = without_first_name(m, y, lb);
 		if (la != lb || memcmp(x, y, la))
 			return false;
 	}

@@ -547,6 +547,7 @@ int cw_commit(struct cw *w, int i)
 {
 	struct cw_txn *t = &w->txn[i];
 	struct sim *next = t->tree;
+	bool changed;
 	int r;
 
 	note(w, "[%d] commit", i);
@@ -556,10 +557,12 @@ int cw_commit(struct cw *w, int i)
 	w->committing = NULL;
 	if (r)
 		cw_wrong(w, "commit: %s", strerror(-r));
-	if (t->nops)
+	/* One that changed nothing (a write of no bytes) promises nothing, and forces nothing. */
+	changed = strcmp(w->before, w->after) != 0;
+	if (changed)
 		forced(w);
 	/* It was made durable with whatever it builds on. */
-	for (size_t k = 0; k < t->nops; k++) {
+	for (size_t k = 0; changed && k < t->nops; k++) {
 		const struct naive_op *op = t->ops[k];
 		bool in_dir = changes_names(op->op.kind);
 		const uint64_t labels[] = {op->obj, op->obj2, in_dir && op->op.kind != CW_LINK ? op->dir : 0,
