@@ -16,6 +16,8 @@ struct cw_txn {
 	size_t nops;
 	struct mark *marks;
 	size_t nmarks;
+	char gid[24]; /* "" or prepared, or about to be */
+	bool prepared;
 };
 
 /*
@@ -50,6 +52,7 @@ struct cw {
 	size_t nolder_debts;
 	struct sim *after_tree;     /* borrowed; NULL: the committed one */
 	struct txn *committing;
+	struct cw_txn *deciding; /* being prepared, committed or rolled back */
 	char point_text[400];
 };
 
@@ -63,6 +66,15 @@ static inline uint64_t cw_mix(uint64_t x)
 
 void cw_wrong(struct cw *w, const char *fmt, ...) PRINTF_LIKE(2, 3); /* ends the test */
 int cw_open_engine(struct cw *w, struct sim *disk, struct txn_engine **eng, char *err, size_t errlen);
+/* The picture's lines but those that the debts may have changed (trees: where they may be); power: they count. */
+bool cw_same(struct cw *w, const char *a, const char *b, struct sim *const trees[], size_t n, bool power);
+/* Does the step under way have a prepared transaction, or can it leave one? */
+bool cw_has_doubt(struct cw *w);
+/*
+ * crash_doubt.c: what is in doubt on a disk that was recovered, and whether that is right; resolves it, on this disk, which
+ * then must have what the naive tree has. found: its picture.
+ */
+void cw_check_doubt(struct cw *w, struct sim *image, const char *found, bool power, uint64_t dice);
 /* The disk's hook (sim_on_change): look at a crash before this change. */
 int cw_hook(void *arg, struct sim *disk, uint64_t n, const char *what, const char *on);
 

@@ -472,8 +472,8 @@ int cw_in(struct cw *w, int i, const struct cw_op *op)
 	end_step(w, NULL);
 	if (r)
 		note(w, "    %s", strerror(-r));
-	/* A rename between two names of one file does nothing, and holds nothing. */
-	if (r || (op->kind == CW_RENAME && n->obj == n->obj2)) {
+	/* A rename between two names of one file does nothing, and holds nothing; nor does the writing of no bytes. */
+	if (r || (op->kind == CW_RENAME && n->obj == n->obj2) || (!op->len && (op->kind == CW_WRITE || op->kind == CW_APPEND))) {
 		naive_op_free(n);
 		rebuild(w, t);
 		return r;
@@ -543,26 +543,10 @@ static void forget(struct cw_txn *t)
 	*t = (struct cw_txn){0};
 }
 
-int cw_commit(struct cw *w, int i)
+/* It was made durable with whatever it builds on. */
+static void settle_txn(struct cw *w, const struct cw_txn *t)
 {
-	struct cw_txn *t = &w->txn[i];
-	struct sim *next = t->tree;
-	bool changed;
-	int r;
-
-	note(w, "[%d] commit", i);
-	begin_step(w, next);
-	w->committing = t->t;
-	r = txn_commit(t->t);
-	w->committing = NULL;
-	if (r)
-		cw_wrong(w, "commit: %s", strerror(-r));
-	/* One that changed nothing (a write of no bytes) promises nothing, and forces nothing. */
-	changed = strcmp(w->before, w->after) != 0;
-	if (changed)
-		forced(w);
-	/* It was made durable with whatever it builds on. */
-	for (size_t k = 0; changed && k < t->nops; k++) {
+	for (size_t k = 0; k < t->nops; k++) {
 		const struct naive_op *op = t->ops[k];
 		bool in_dir = changes_names(op->op.kind);
 		const uint64_t labels[] = {op->obj, op->obj2, in_dir && op->op.kind != CW_LINK ? op->dir : 0,
@@ -572,6 +556,53 @@ int cw_commit(struct cw *w, int i)
 			if (labels[n])
 				settle_debts(w, labels[n]);
 	}
+}
+
+void cw_prepare(struct cw *w, int i)
+{
+	struct cw_txn *t = &w->txn[i];
+	int r;
+
+	snprintf(t->gid, sizeof(t->gid), "gid %" PRIu64, ++w->labels);
+	note(w, "[%d] prepare \"%s\"", i, t->gid);
+	begin_step(w, NULL);
+	w->deciding = t;
+	r = txn_prepare(t->t, t->gid, 0);
+	w->deciding = NULL;
+	if (r)
+		cw_wrong(w, "prepare: %s", strerror(-r));
+	t->prepared = true;
+	forced(w);
+	settle_txn(w, t);
+	end_step(w, NULL);
+	compare_live(w);
+}
+
+bool cw_prepared(struct cw *w, int i)
+{
+	return w->txn[i].prepared;
+}
+
+int cw_commit(struct cw *w, int i)
+{
+	struct cw_txn *t = &w->txn[i];
+	struct sim *next = t->tree;
+	int r;
+
+	note(w, "[%d] commit", i);
+	begin_step(w, next);
+	w->committing = t->t;
+	w->deciding = t;
+	r = txn_commit(t->t);
+	w->committing = NULL;
+	w->deciding = NULL;
+	if (r)
+		cw_wrong(w, "commit: %s", strerror(-r));
+	/* One that changed nothing (a write of no bytes) promises nothing, and forces nothing. */
+	if (t->prepared || strcmp(w->before, w->after))
+		forced(w);
+	if (!t->prepared && strcmp(w->before, w->after))
+		settle_txn(w, t);
 	t->tree = NULL;
 	end_step(w, next);
 	forget(t);
@@ -584,7 +615,11 @@ void cw_rollback(struct cw *w, int i)
 {
 	note(w, "[%d] rollback", i);
 	begin_step(w, NULL);
+	w->deciding = &w->txn[i];
 	assert_int_equal(txn_rollback(w->txn[i].t), 0);
+	w->deciding = NULL;
+	if (w->txn[i].prepared)
+		forced(w);
 	end_step(w, NULL);
 	forget(&w->txn[i]);
 	compare_live(w);
@@ -618,6 +653,11 @@ void cw_reopen(struct cw *w, bool orderly, bool power)
 	power = power && !w->ndebts && !w->older;
 	begin_step(w, NULL);
 	for (int i = 0; i < CW_TXNS; i++) {
+		if (w->txn[i].prepared) {
+			txn_put(w->txn[i].t);
+			w->txn[i].t = NULL;
+			continue;
+		}
 		if (w->txn[i].t && orderly)
 			assert_int_equal(txn_rollback(w->txn[i].t), 0);
 		forget(&w->txn[i]);
@@ -638,6 +678,9 @@ void cw_reopen(struct cw *w, bool orderly, bool power)
 	end_step(w, NULL);
 	compare_live(w);
 	forced(w);
+	for (int i = 0; i < CW_TXNS; i++)
+		if (w->txn[i].prepared && txn_find_prepared(w->eng, w->txn[i].gid, &w->txn[i].t))
+			cw_wrong(w, "\"%s\" is not prepared any more", w->txn[i].gid);
 	/* What a kill left may not be durable, but the copy of the disk says that it is. */
 	if (!orderly)
 		settle_debts(w, 0);
@@ -672,7 +715,9 @@ struct cw *cw_new(uint64_t seed, const struct cw_options *opt)
 void cw_free(struct cw *w)
 {
 	for (int i = 0; i < CW_TXNS; i++)
-		if (w->txn[i].t)
+		if (w->txn[i].t && w->txn[i].prepared && cw_mix(w->seed + (uint64_t)i) % 2)
+			cw_commit(w, i);
+		else if (w->txn[i].t)
 			cw_rollback(w, i);
 	note(w, "close");
 	begin_step(w, NULL);

@@ -8,13 +8,16 @@
  *
  * Calling sequence
  *     cw_new(seed, options)   a fresh disk with the engine open
- *     cw_plain, cw_in, cw_begin, cw_savepoint, ... cw_commit, cw_checkpoint, cw_reopen   one step each
+ *     cw_plain, cw_in, cw_begin, cw_savepoint, ... cw_prepare, cw_commit, cw_checkpoint, cw_reopen   one step each
  *     cw_free                 closes the engine in order, and looks at the disk once more
  *
  * What is looked at in each crash (a "point"): the disk as a kill leaves it, and some of what a power cut may leave; each is recovered, on a copy,
  * while the engine under test waits. With `again`, recovery itself is crashed at each of its changes, and recovered: that
  * must come to the same tree. After each recovery: the tree, the filesystem's rules, nothing left in stage/ and trash/, a
  * second recovery changes nothing.
+ *
+ * A transaction that was prepared must be in doubt after each crash: invisible, with its locks; then it is committed or rolled
+ * back, by the dice, on the copy, and that must be the tree that the naive one comes to, with nothing left in stage/ and trash/.
  *
  * After a power cut, what plain operations did may be lost until it is synced, or until a transaction that changed the same object
  * has committed: the paths of such objects are left out of the comparison.
@@ -62,6 +65,7 @@ struct cw_options {
 	unsigned again;       /* crash each recovery of one point in so many; 0: none */
 	unsigned every;       /* look at one point in so many; 0: 1 */
 	bool sync_plain;      /* plain operations are synced at once */
+	uint64_t checkpoint_bytes; /* as in struct txn_config: a small number has checkpoints carry open transactions forward */
 	const char *name;     /* how the scenario is called in messages */
 	const char *command;  /* what repeats it */
 };
@@ -85,6 +89,8 @@ int cw_in(struct cw *w, int t, const struct cw_op *op);
 void cw_begin(struct cw *w, int t);
 void cw_savepoint(struct cw *w, int t, const char *name);
 bool cw_rollback_to(struct cw *w, int t, const char *name); /* false: there is no such savepoint */
+void cw_prepare(struct cw *w, int t); /* then only cw_commit and cw_rollback; it outlives cw_reopen */
+bool cw_prepared(struct cw *w, int t);
 int cw_commit(struct cw *w, int t);
 void cw_rollback(struct cw *w, int t);
 bool cw_open(struct cw *w, int t);

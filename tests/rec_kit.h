@@ -244,7 +244,9 @@ static void random_rec(enum txn_rec_type type, struct txn_rec *rec)
 		rec->u.savepoint.name = random_string(1, rnd(8) ? 20 : 255, "");
 		break;
 	case TXN_REC_PREPARE:
-		rec->u.prepare.gid = random_string(1, rnd(8) ? 20 : 200, "");
+		rec->u.prepare = (struct txn_rec_prepare){.first = lsn, .time = random_time(), .need = rnd64(),
+		                                          .uid = (uint32_t)rnd64(),
+		                                          .gid = random_string(1, rnd(8) ? 20 : 200, "")};
 		break;
 	case TXN_REC_CLR:
 		rec->u.clr = (struct txn_rec_clr){.undone = lsn + rnd(99), .next = lsn};

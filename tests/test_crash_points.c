@@ -100,15 +100,19 @@ static const struct cw_op beside[] = {
 };
 #define BESIDE ARRAY_LEN(beside)
 
-/* How a sequence of n operations is wrapped: before which a savepoint is set, after which it is rolled back to, how it ends. */
+/*
+ * How a sequence of n operations is wrapped: before which a savepoint is set, after which it is rolled back to, how it ends:
+ * prepared before that, and, once more opened or not, committed or rolled back.
+ */
 struct wrap {
 	unsigned min; /* operations that this needs */
 	int save, back;
-	bool commit;
+	bool commit, prepare;
 };
 static const struct wrap wraps[] = {
-	{1, -1, -1, true}, {1, 0, 0, true}, {2, 1, 1, true}, {2, 0, 0, true}, {3, 1, 1, true}, {3, 1, 2, true}, {3, 0, 1, true},
-	{1, -1, -1, false},
+	{1, -1, -1, true, false}, {1, 0, 0, true, false}, {2, 1, 1, true, false}, {2, 0, 0, true, false},
+	{3, 1, 1, true, false}, {3, 1, 2, true, false}, {3, 0, 1, true, false}, {1, -1, -1, false, false},
+	{1, -1, -1, true, true}, {1, -1, -1, false, true}, {2, 1, 1, true, true},
 };
 
 /* Where the plain operation goes. */
@@ -161,6 +165,15 @@ static void run(const struct scenario *s, uint64_t id)
 		cw_in(w, 0, &vocabulary[s->word[i]]);
 		if (wrap->back == (int)i)
 			cw_rollback_to(w, 0, "s");
+	}
+	if (wrap->prepare) {
+		cw_prepare(w, 0);
+		if (id / 7 % 3 == 0)
+			cw_plain(w, &beside[id / 3 % BESIDE]);
+		if (id / 5 % 2)
+			cw_checkpoint(w);
+		if (id / 11 % 3)
+			cw_reopen(w, id / 11 % 3 == 1, id / 13 % 2);
 	}
 	if (wrap->commit)
 		cw_commit(w, 0);

@@ -162,10 +162,20 @@ static void step(struct cw *w)
 		cw_begin(w, t);
 		return;
 	}
+	if (cw_prepared(w, t)) {
+		if (!rnd(4))
+			cw_commit(w, t);
+		else if (!rnd(6))
+			cw_rollback(w, t);
+		return;
+	}
 	switch (rnd(14)) {
 	case 0:
 	case 1:
-		cw_commit(w, t);
+		if (rnd(3))
+			cw_commit(w, t);
+		else
+			cw_prepare(w, t);
 		break;
 	case 2:
 		if (!rnd(2))
@@ -195,6 +205,7 @@ static void one_run(uint64_t seed)
 	options.command = command;
 	options.name = name;
 	options.sync_plain = seed % 2;
+	options.checkpoint_bytes = seed % 3 ? 1000 : 0;
 	w = cw_new(seed, &options);
 	for (uint64_t i = 0; i < steps; i++)
 		step(w);

@@ -144,6 +144,10 @@ static void same_rec(const struct txn_rec *a, const struct txn_rec *b, const str
 		assert_string_equal(a->u.savepoint.name, b->u.savepoint.name);
 		break;
 	case TXN_REC_PREPARE:
+		assert_int_equal(a->u.prepare.first, b->u.prepare.first);
+		same_time(&a->u.prepare.time, &b->u.prepare.time);
+		assert_int_equal(a->u.prepare.need, b->u.prepare.need);
+		assert_int_equal(a->u.prepare.uid, b->u.prepare.uid);
 		assert_string_equal(a->u.prepare.gid, b->u.prepare.gid);
 		break;
 	case TXN_REC_CLR:
@@ -490,6 +494,8 @@ static void test_relocate(void **arg)
 			rec.u.clr.next = 0;
 		if (rec.type == TXN_REC_COMMIT)
 			rec.u.commit.first = rnd(1000);
+		if (rec.type == TXN_REC_PREPARE)
+			rec.u.prepare.first = rnd(1000);
 		assert_int_equal(encode(&rec, &raw), 0);
 		assert_int_equal(txn_rec_relocate(rec.type, raw.p, raw.n, add_million, &calls), 0);
 		/* What is expected: the same record with the positions moved; 0 stands for none. */
@@ -500,6 +506,9 @@ static void test_relocate(void **arg)
 		} else if (rec.type == TXN_REC_COMMIT) {
 			expect = rec.u.commit.first != 0;
 			rec.u.commit.first += rec.u.commit.first ? 1000000 : 0;
+		} else if (rec.type == TXN_REC_PREPARE) {
+			expect = rec.u.prepare.first != 0;
+			rec.u.prepare.first += rec.u.prepare.first ? 1000000 : 0;
 		} else if (rec.type == TXN_REC_SIZE) {
 			struct txn_extent *list = (struct txn_extent *)rec.u.size.list;
 

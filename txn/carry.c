@@ -4,7 +4,8 @@
  *
  * The copies form a new chain from a BEGIN of their own, each flagged WAL_CARRIED. They count only once a later record of
  * the transaction is linked to the new chain (its `prev`): a copy that was not finished is a dead branch. Positions that
- * records and the workspace hold are moved along. A large transaction is carried only when the log that it pins is much larger
+ * records and the workspace hold are moved along. A prepared transaction has no later record: of its copy PREPARE, the last
+ * one, says that it is whole. A large transaction is carried only when the log that it pins is much larger
  * than itself, so that the cost stays a fraction of what was written meanwhile.
  */
 #include "txn/private.h"
@@ -30,17 +31,16 @@ static uint64_t moved_to(void *arg, uint64_t pos)
 	return lo ? c->to.v[lo - 1] + (pos - c->from.v[lo - 1]) : pos;
 }
 
-/* The transaction's records, oldest first. [txn->lock] */
-static int chain(struct txn *t, struct base_vec *out)
+int txn_chain(struct txn_engine *eng, uint64_t last, struct base_vec *out)
 {
-	uint64_t lsn = t->last;
+	uint64_t lsn = last;
 	int r = 0;
 
 	while (!r && lsn) {
 		CLEANUP_FREE void *payload = NULL;
 		struct wal_rec h;
 
-		r = wal_read_rec(t->eng->wal, lsn, &h, &payload);
+		r = wal_read_rec(eng->wal, lsn, &h, &payload);
 		if (!r)
 			r = base_vec_push(out, lsn);
 		if (!r)
@@ -55,6 +55,39 @@ static int chain(struct txn *t, struct base_vec *out)
 	return r;
 }
 
+/*
+ * A recovery has made the object anew, and said so in a BIND, which may be trimmed before the copy: the copy says it itself.
+ */
+static int rebind(struct txn *t, const struct wal_rec *h, void **payload, uint32_t *len)
+{
+	struct base_buf head = {0};
+	struct txn_rec rec;
+	struct txn_wsobj *w;
+	struct store_id id;
+	struct iovec iov[3];
+	int n, r = txn_rec_decode(h, *payload, &rec);
+
+	w = r ? NULL : txn_ws_find(&t->ws, rec.u.object.oid);
+	if (!w)
+		return r;
+	r = t->eng->so->id(w->obj->home, &id);
+	if (r == -ENOENT || r == -ESTALE)
+		return 0;
+	if (r || (id.len == rec.u.object.id.len && !memcmp(id.bytes, rec.u.object.id.bytes, id.len)))
+		return r;
+	rec.u.object.id = id;
+	rec.u.object.ino = w->obj->home->ino;
+	r = txn_rec_encode(&rec, &head, iov, &n);
+	if (r) {
+		base_buf_free(&head);
+		return r;
+	}
+	free(*payload);
+	*payload = head.p;
+	*len = (uint32_t)head.n;
+	return 0;
+}
+
 static int copy_record(struct txn *t, struct carry *c, size_t i)
 {
 	CLEANUP_FREE void *payload = NULL;
@@ -64,20 +97,25 @@ static int copy_record(struct txn *t, struct carry *c, size_t i)
 
 	if (!r)
 		r = txn_rec_relocate(h.type, payload, h.len, moved_to, c);
+	if (!r && h.type == TXN_REC_OBJECT)
+		r = rebind(t, &h, &payload, &h.len);
+	if (!r)
+		r = base_vec_push(&c->to, 0); /* before the append: PREPARE's makes the copy count */
 	if (r)
 		return r;
 	iov = (struct iovec){payload, h.len};
 	h.prev = i ? c->to.v[i - 1] : 0;
 	h.flags |= WAL_CARRIED;
 	r = wal_append(t->eng->wal, &h, &iov, 1, false);
-	return r ? r : base_vec_push(&c->to, h.lsn);
+	c->to.v[i] = h.lsn;
+	return r;
 }
 
 static int carry(struct txn *t)
 {
 	struct txn_wsobj *w, *tmp;
 	struct carry c = {0};
-	int r = chain(t, &c.from);
+	int r = txn_chain(t->eng, t->last, &c.from);
 
 	for (size_t i = 0; !r && i < c.from.n; i++)
 		r = copy_record(t, &c, i);
@@ -126,7 +164,7 @@ int txn_carry_forward(struct txn_engine *eng)
 
 	while (!r && (t = pick(eng))) {
 		pthread_mutex_lock(&t->lock);
-		if (txn_state(t) == TXN_ACTIVE && t->first)
+		if (txn_is_open(t) && t->first)
 			r = carry(t);
 		pthread_mutex_unlock(&t->lock);
 		txn_put(t);

@@ -28,6 +28,8 @@ struct check_txn {
 	UT_hash_handle hh; /* by id */
 	uint64_t id;
 	enum check_state state;
+	bool prepared;
+	uint64_t whole_first, whole_last; /* of the chain that its newest PREPARE ends */
 	uint64_t first;        /* LSN of the BEGIN that counts; 0: it was trimmed */
 	uint64_t last;         /* LSN of the newest record */
 	uint64_t before_first; /* first and last of the chain before it was carried forward: when a crash or a full disk
@@ -170,8 +172,8 @@ static void check_first(struct check *c, struct check_txn *t, bool opens)
 	const struct wal_rec *h = c->h;
 
 	if (opens) {
-		t->before_first = t->first;
-		t->before_last = t->last;
+		t->before_first = t->prepared ? t->whole_first : t->first;
+		t->before_last = t->prepared ? t->whole_last : t->last;
 		t->first = h->lsn;
 		if (h->prev && h->prev != t->before_last && counts(c))
 			problem(c, "it is the first one, but names LSN %" PRIu64 " as the one before it", h->prev);
@@ -254,6 +256,14 @@ static void check_type(struct check *c, struct check_txn *t, const struct txn_re
 	case TXN_REC_CLR:
 		check_clr(c, t, &rec->u.clr);
 		break;
+	case TXN_REC_PREPARE:
+		if (t->first && rec->u.prepare.first != t->first && counts(c))
+			problem(c, "it says that LSN %" PRIu64 " is the first record, but that is LSN %" PRIu64,
+			        rec->u.prepare.first, t->first);
+		t->prepared = true;
+		t->whole_first = t->first;
+		t->whole_last = c->h->lsn;
+		break;
 	case TXN_REC_COMMIT:
 		if (t->first && rec->u.commit.first != t->first && counts(c))
 			problem(c, "it says that LSN %" PRIu64 " is the first record, but that is LSN %" PRIu64,
@@ -287,6 +297,9 @@ static void check_member(struct check *c, const struct txn_rec *rec)
 	}
 	if (!fresh && t->state != OPEN && counts(c) && (rec->type != TXN_REC_END || t->state == ENDED))
 		problem(c, "the transaction has been %s already", state_names[t->state]);
+	if (!fresh && t->prepared && rec->type != TXN_REC_COMMIT && rec->type != TXN_REC_ABORT && rec->type != TXN_REC_END &&
+	    !(h->flags & WAL_CARRIED) && counts(c))
+		problem(c, "the transaction has been prepared already");
 	if (!fresh && opens && !(h->flags & WAL_CARRIED) && counts(c))
 		problem(c, "the transaction has begun already");
 	if (fresh || opens)
@@ -337,7 +350,7 @@ static int check_record(void *arg, const struct wal_rec *h, const void *payload)
 		problem(c, "type %u with %" PRIu32 " bytes is not valid", h->type, h->len);
 		goto out;
 	}
-	if (rec.type == TXN_REC_PREPARE || (rec.type == TXN_REC_WRITE && rec.u.write.stolen))
+	if (rec.type == TXN_REC_WRITE && rec.u.write.stolen)
 		problem(c, "it is one that only a newer version understands");
 	if (rec.type == TXN_REC_CHECKPOINT)
 		check_checkpoint(c, &rec.u.checkpoint);
@@ -356,8 +369,10 @@ static void end_transactions(struct check *c)
 
 	HASH_ITER (hh, c->txns, t, tmp) {
 		if (t->state == OPEN && t->last >= c->scan) {
-			c->out->live_transactions++;
-			check_cut(c, t); /* it might have gone on */
+			++*(t->prepared ? &c->out->in_doubt : &c->out->live_transactions);
+			/* It might have gone on; but not what a checkpoint did not count as open any more: a crash had ended it. */
+			if (t->cut.prev >= c->scan || t->last > c->checkpoint)
+				check_cut(c, t);
 		}
 		HASH_DEL(c->txns, t);
 		txn_forget(t);

@@ -3,6 +3,7 @@
  *
  *     ACTIVE --commit--> COMMITTED --installed--> ENDED
  *        \---rollback--> ABORTED
+ *     ACTIVE --prepare--> PREPARED, which ends as ACTIVE does (prepare.c)
  *
  * A transaction is committed exactly when its COMMIT record is durable (I2); the one comment "commit point" marks the
  * line. The flip that follows makes everyone see all of it at once (I3).
@@ -64,6 +65,7 @@ void txn_put(struct txn *t)
 		return;
 	drop_savepoints(t, 0);
 	free(t->savepoints);
+	free(t->gid);
 	base_vec_free(&t->recs);
 	pthread_mutex_destroy(&t->lock);
 	free(t);
@@ -214,14 +216,13 @@ void txn_give_back(struct txn *t)
 	t->reserved = 0;
 }
 
-/* Forget the workspace, leave the open list. [txn->lock] */
-static void discard(struct txn *t)
+void txn_discard(struct txn *t)
 {
 	struct txn_rec abort_rec = {.type = TXN_REC_ABORT};
 	struct txn_engine *eng = t->eng;
 	struct base_vec files = {0};
 
-	if (t->first && !txn_engine_error(eng))
+	if (t->first && txn_state(t) == TXN_ACTIVE && !txn_engine_error(eng))
 		txn_log(t, &abort_rec, true, NULL); /* a courtesy: without COMMIT it is lost anyway */
 	if (!txn_engine_error(eng)) /* else COMMIT may be in the log: the next recovery sweeps them, or needs them */
 		staged_leftovers(t, &files);
@@ -242,13 +243,15 @@ int txn_rollback(struct txn *t)
 	int r = 0;
 
 	pthread_mutex_lock(&t->lock);
-	if (txn_is_open(t)) {
+	if (!txn_is_open(t))
+		r = -EINVAL;
+	else if (txn_state(t) == TXN_PREPARED)
+		r = txn_forget_prepared(t);
+	if (!r) {
 		pthread_mutex_lock(&t->eng->lock);
 		t->eng->st.rolled_back++;
 		pthread_mutex_unlock(&t->eng->lock);
-		discard(t);
-	} else {
-		r = -EINVAL;
+		txn_discard(t);
 	}
 	pthread_mutex_unlock(&t->lock);
 	return r;
@@ -298,7 +301,7 @@ static int sync_with_names(struct txn_engine *eng, struct txn_obj *obj)
  * What the transaction changes may have been made by plain operations that are not durable yet: a file created a moment ago,
  * without fsync. Redo could not find it after a power cut, so it is made durable before COMMIT.
  */
-static int sync_plain(struct txn *t)
+int txn_sync_plain(struct txn *t)
 {
 	struct txn_engine *eng = t->eng;
 	struct txn_wsobj *w, *tmp;
@@ -321,6 +324,8 @@ static void flip(struct txn *t)
 	struct txn_engine *eng = t->eng;
 
 	pthread_rwlock_wrlock(&eng->ns);
+	if (t->gid)
+		txn_unhide(t);
 	atomic_store_explicit(&t->state, TXN_COMMITTED, memory_order_release); /* I3 */
 	pthread_mutex_lock(&eng->lock);
 	TAILQ_REMOVE(&eng->open, t, link);
@@ -354,22 +359,23 @@ static bool nothing_stands(struct txn *t)
 int txn_commit(struct txn *t)
 {
 	struct txn_engine *eng = t->eng;
-	bool inline_install = eng->cfg.no_threads;
+	bool inline_install = eng->cfg.no_threads, prepared;
 	int r;
 
 	pthread_mutex_lock(&t->lock);
-	r = txn_state(t) == TXN_ACTIVE ? txn_writable(eng) : -EINVAL;
+	prepared = txn_state(t) == TXN_PREPARED;
+	r = prepared || txn_state(t) == TXN_ACTIVE ? txn_writable(eng) : -EINVAL;
 	if (r)
 		goto out;
-	if (nothing_stands(t)) {
-		discard(t);
+	if (!prepared && nothing_stands(t)) {
+		txn_discard(t);
 		atomic_store(&t->state, TXN_ENDED);
 		pthread_mutex_lock(&eng->lock);
 		eng->st.committed++;
 		pthread_mutex_unlock(&eng->lock);
 		goto out;
 	}
-	r = sync_plain(t);
+	r = prepared ? 0 : txn_sync_plain(t);
 	if (r)
 		goto out;
 	pthread_rwlock_rdlock(&eng->commit_gate);
@@ -447,7 +453,7 @@ static int implicit_once(struct txn_engine *eng, int (*op)(struct txn *t, void *
 	r = op(t, arg);
 	/* Whatever makes COMMIT durable, redo then finds what it names: a new file renamed over a logged one. */
 	if (!r && t->recs.n)
-		r = sync_plain(t);
+		r = txn_sync_plain(t);
 	if (!r && t->recs.n)
 		r = log_commit(t); /* as durable as a plain operation: fsync forces it */
 	if (!r && t->forced) {
@@ -456,7 +462,7 @@ static int implicit_once(struct txn_engine *eng, int (*op)(struct txn *t, void *
 			txn_engine_fail(eng, "the log cannot be made durable: %s", strerror(-r));
 	}
 	if (r || !t->recs.n) {
-		discard(t);
+		txn_discard(t);
 		pthread_mutex_lock(&eng->lock);
 		eng->implicit--;
 		eng->finished++;

@@ -256,7 +256,9 @@ int txn_engine_close(struct txn_engine *eng)
 
 	for (;;) {
 		pthread_mutex_lock(&eng->lock);
-		t = TAILQ_FIRST(&eng->open);
+		TAILQ_FOREACH (t, &eng->open, link)
+			if (txn_state(t) != TXN_PREPARED) /* those the next engine finds again */
+				break;
 		if (t)
 			txn_get(t);
 		pthread_mutex_unlock(&eng->lock);
@@ -307,9 +309,9 @@ void txn_engine_stats(struct txn_engine *eng, struct txn_stats *st)
 
 	pthread_mutex_lock(&eng->lock);
 	*st = eng->st;
-	st->open = st->installs_pending = 0;
+	st->open = st->prepared = st->installs_pending = 0;
 	TAILQ_FOREACH (t, &eng->open, link)
-		st->open += !t->implicit;
+		*(txn_state(t) == TXN_PREPARED ? &st->prepared : &st->open) += !t->implicit;
 	TAILQ_FOREACH (t, &eng->installs, install)
 		st->installs_pending++;
 	pthread_mutex_unlock(&eng->lock);

@@ -85,6 +85,7 @@ struct txn_wsobj {
 	bool remade;         /* recovery: staged because its inode had gone */
 	bool declared;       /* OBJECT record written */
 	bool moved;          /* a directory that changed its parent [ns] */
+	bool hidden;         /* created; its object is dead as long as the transaction is prepared [txn->lock] */
 	struct txn_name *gained, *lost; /* scratch of txn_changes [txn->lock] */
 	/* [obj->lock] from here, when owned */
 	unsigned changed;    /* TXN_CH_* */
@@ -177,6 +178,10 @@ struct txn {
 	uint64_t operations;
 	uint64_t need;  /* bytes that installing it may take at home */
 	uint64_t reserved;
+	/* Prepared, or about to be; written once, gid under eng->lock. */
+	char *gid; /* NULL: neither */
+	uid_t owner;
+	struct timespec prepared;
 	TAILQ_ENTRY(txn) link;    /* [eng->lock] in eng->open */
 	TAILQ_ENTRY(txn) install; /* [eng->lock] in eng->installs */
 };
@@ -261,10 +266,10 @@ static inline bool txn_dir_changed_later(const struct txn_wsobj *w)
 	return base_timespec_before(&w->mtime_set, &w->dir_time);
 }
 
-/* An ended transaction is the committed view. */
+/* An ended or prepared transaction is the committed view. */
 static inline struct txn *txn_view(struct txn *t)
 {
-	return t && txn_is_open(t) ? t : NULL;
+	return t && txn_state(t) == TXN_ACTIVE ? t : NULL;
 }
 
 /* Has the version lost the directory's only name? */
@@ -314,6 +319,7 @@ void txn_ws_detach(struct txn_ws *ws, uint64_t logged);
 /* stmt.c: logging, statements, locks of objects and names */
 int txn_stmt_begin(struct txn_engine *eng, struct txn *view, struct txn_stmt *st); /* locks st->txn */
 int txn_stmt_end(struct txn_stmt *st, int r);  /* undoes when r < 0 (TXN_RETRY too); unlocks; returns r */
+int txn_log_begin(struct txn *t, bool control); /* BEGIN, unless it is there */
 int txn_log(struct txn *t, const struct txn_rec *rec, bool control, uint64_t *lsn);
 int txn_log_apply(struct txn *t, const struct txn_rec *rec); /* log, then change the workspace */
 int txn_undo_to(struct txn *t, size_t records, uint64_t last);
@@ -388,13 +394,23 @@ int txn_install_reserved(struct txn *t); /* where space runs out, again with wha
 void *txn_installer(void *eng);
 
 /* commit.c */
+int txn_sync_plain(struct txn *t); /* what its redo relies on is durable [txn->lock] */
+void txn_discard(struct txn *t);   /* forget the workspace, leave the open list [txn->lock] */
 void txn_give_back(struct txn *t); /* what was reserved for its install */
 int txn_finish(struct txn *t); /* after the install: detach, END */
+
+/* prepare.c [txn->lock] */
+void txn_unhide(struct txn *t);          /* it is being committed [ns exclusive too] */
+int txn_forget_prepared(struct txn *t); /* ABORT, durable */
+/* in_doubt.c: is this file of the stage one of a prepared transaction? */
+bool txn_stage_needed(struct txn_engine *eng, const char *name);
 
 /* checkpoint.c */
 void *txn_checkpointer(void *eng);
 int txn_checkpoint_at(struct txn_engine *eng, bool shutdown);
-int txn_carry_forward(struct txn_engine *eng); /* carry.c */
+/* carry.c */
+int txn_carry_forward(struct txn_engine *eng);
+int txn_chain(struct txn_engine *eng, uint64_t last, struct base_vec *out); /* LSNs of its records, oldest first */
 
 /* recovery.c */
 int txn_recover(struct txn_engine *eng, struct txn_recovery *rec, char *err, size_t errlen);

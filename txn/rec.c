@@ -130,6 +130,9 @@ int txn_rec_relocate(unsigned type, void *payload, size_t len, uint64_t (*map)(v
 		map_at(p + TXN_CLR_UNDONE, map, arg);
 		map_at(p + TXN_CLR_NEXT, map, arg);
 		break;
+	case TXN_REC_PREPARE:
+		map_at(p + TXN_PREPARE_FIRST, map, arg);
+		break;
 	case TXN_REC_COMMIT:
 		map_at(p + TXN_COMMIT_FIRST, map, arg);
 		break;

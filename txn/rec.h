@@ -27,7 +27,7 @@ enum txn_rec_type {
 	TXN_REC_NAME = 7,
 	TXN_REC_SAVEPOINT = 8,
 	TXN_REC_CLR = 9,
-	TXN_REC_PREPARE = 10, /* reserved for two-phase commit */
+	TXN_REC_PREPARE = 10,
 	TXN_REC_COMMIT = 11,
 	TXN_REC_ABORT = 12,
 	TXN_REC_END = 13,
@@ -86,6 +86,7 @@ struct txn_rec_attr {
 	struct txn_attrs before, after;
 };
 
+#define TXN_GID_MAX 200u /* bytes */
 #define TXN_XATTR_ABSENT UINT32_MAX
 struct txn_rec_xattr {
 	uint64_t oid;
@@ -114,7 +115,15 @@ struct txn_rec_savepoint {
 struct txn_rec_clr {
 	uint64_t undone, next;
 };
+/*
+ * The transaction's outcome is up to who knows its gid. The last record of its chain but for COMMIT or ABORT: a copy carried
+ * forward counts from its PREPARE on. need: space that installing it may take.
+ */
 struct txn_rec_prepare {
+	uint64_t first; /* as in COMMIT */
+	struct timespec time;
+	uint64_t need;
+	uint32_t uid;
 	const char *gid;
 };
 /* first: LSN of the transaction's BEGIN that counts (copies carried forward leave older ones behind). */
@@ -174,7 +183,7 @@ int txn_rec_decode(const struct wal_rec *h, const void *payload, struct txn_rec 
 void txn_rec_size_extent(const struct txn_rec_size *r, uint32_t i, struct txn_extent *e);
 const char *txn_rec_name(unsigned type); /* "WRITE"; "unknown" */
 /*
- * Rewrite the LSNs and log positions inside an encoded payload (SIZE's extents, CLR, COMMIT) for a copy of the record
+ * Rewrite the LSNs and log positions inside an encoded payload (SIZE's extents, CLR, PREPARE, COMMIT) for a copy of the record
  * at another place.
  */
 int txn_rec_relocate(unsigned type, void *payload, size_t len, uint64_t (*map)(void *arg, uint64_t pos), void *arg);

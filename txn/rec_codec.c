@@ -14,7 +14,6 @@
 #define NAME_LIMIT 255u
 #define HINT_LIMIT 65536u
 #define TARGET_LIMIT 4095u
-#define GID_LIMIT 200u
 #define XATTR_LIMIT 65536u /* XATTR_SIZE_MAX in <linux/limits.h> */
 #define MODE_BITS (S_IFMT | 07777u)
 #define ATTR_MASK (STORE_SET_MODE | STORE_SET_UID | STORE_SET_GID | STORE_SET_ATIME | STORE_SET_MTIME)
@@ -475,18 +474,35 @@ int txn_decode_savepoint(const void *payload, size_t len, struct txn_rec *rec)
 	return verdict(&r, valid_string(rec->u.savepoint.name, 1, NAME_LIMIT));
 }
 
+static bool valid_prepare(const struct txn_rec_prepare *p)
+{
+	return valid_time(&p->time) && valid_string(p->gid, 1, TXN_GID_MAX);
+}
+
 void txn_encode_prepare(const struct txn_rec *rec, struct base_buf *head)
 {
-	if (!refuse(head, valid_string(rec->u.prepare.gid, 1, GID_LIMIT)))
-		put_string(head, rec->u.prepare.gid);
+	const struct txn_rec_prepare *p = &rec->u.prepare;
+
+	if (refuse(head, valid_prepare(p)))
+		return;
+	put_u64(head, p->first);
+	put_time(head, &p->time);
+	put_u64(head, p->need);
+	put_u32(head, p->uid);
+	put_string(head, p->gid);
 }
 
 int txn_decode_prepare(const void *payload, size_t len, struct txn_rec *rec)
 {
 	struct reader r = {.p = payload, .left = len};
+	struct txn_rec_prepare *p = &rec->u.prepare;
 
-	rec->u.prepare.gid = get_string(&r);
-	return verdict(&r, valid_string(rec->u.prepare.gid, 1, GID_LIMIT));
+	p->first = get_u64(&r);
+	p->time = get_time(&r);
+	p->need = get_u64(&r);
+	p->uid = get_u32(&r);
+	p->gid = get_string(&r);
+	return verdict(&r, valid_prepare(p));
 }
 
 /* ---- CLR, COMMIT, CHECKPOINT, BIND ---- */

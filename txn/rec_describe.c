@@ -368,8 +368,17 @@ void txn_describe_clr(const struct txn_rec *rec, struct base_buf *text, struct b
 
 void txn_describe_prepare(const struct txn_rec *rec, struct base_buf *text, struct base_buf *json)
 {
-	text_quoted(text, "gid ", rec->u.prepare.gid);
-	json_string(json, "gid", rec->u.prepare.gid);
+	const struct txn_rec_prepare *p = &rec->u.prepare;
+
+	base_buf_printf(text, "first %" PRIu64 " time ", p->first);
+	put_time(text, &p->time);
+	base_buf_printf(text, " need %" PRIu64 " uid %" PRIu32, p->need, p->uid);
+	text_quoted(text, " gid ", p->gid);
+	json_u64(json, "first", p->first);
+	json_time(json, "time", &p->time);
+	json_u64(json, "need", p->need);
+	json_u64(json, "uid", p->uid);
+	json_string(json, "gid", p->gid);
 }
 
 void txn_describe_commit(const struct txn_rec *rec, struct base_buf *text, struct base_buf *json)

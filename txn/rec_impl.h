@@ -12,6 +12,7 @@
 #define TXN_SIZE_EXTENT_POS 16u /* its log position */
 #define TXN_CLR_UNDONE 0u
 #define TXN_CLR_NEXT 8u
+#define TXN_PREPARE_FIRST 0u
 #define TXN_COMMIT_FIRST 0u
 
 #define TXN_REC_EACH(X)                                                                                                \

@@ -5,54 +5,18 @@
  * point, which were lost. Redo applies the committed ones, in the order of their commits, to one workspace, with the functions that
  * live operations use, and installs that workspace's net effect with the code that commit uses. Because every further
  * change of a logged object is in the log too (I5), the net effect is the final state, whatever of it is home already; doing it
- * twice changes nothing (I6). Losers need no undo, as nothing of theirs is at home: their inodes in the stage are swept.
+ * twice changes nothing (I6). What is prepared and has no outcome comes back then (in_doubt.c). Losers need no undo, as nothing of theirs is at home: their inodes in the stage are swept.
  *
  * A created object whose inode did not survive is made anew; BIND says so in the log before it leaves the stage.
  */
-#include "txn/private.h"
+#include "txn/recovery.h"
 
 #include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <syslog.h>
 
-struct loser { /* a transaction without outcome so far */
-	UT_hash_handle hh;
-	uint64_t txid;
-	uint64_t last, carry_last; /* ends of the chain that counts, and of a copy that does not count yet */
-	struct base_vec recs, carried;
-};
-
-struct winner {
-	uint64_t commit;
-	struct base_vec recs;
-};
-
-struct declared {
-	UT_hash_handle hh;
-	uint64_t oid;
-	struct txn_rec_object o;
-	char *hint, *target;
-	bool bound; /* made anew by a recovery that did not come to its end */
-	struct txn_wsobj *w;
-};
-
-struct recovery {
-	struct txn_engine *eng;
-	struct txn_recovery *rec;
-	struct loser *open;
-	struct winner *won;
-	size_t nwon, capwon;
-	struct declared *declared;
-	uint64_t next_oid, next_txid;
-	uint64_t scan; /* of the last checkpoint; 0: none seen */
-	bool bound; /* BINDs were logged */
-	char *err;
-	size_t errlen;
-};
-
-static void say(struct recovery *rv, const char *fmt, ...) PRINTF_LIKE(2, 3);
-static void say(struct recovery *rv, const char *fmt, ...)
+void txn_recovery_say(struct recovery *rv, const char *fmt, ...)
 {
 	char line[512];
 	va_list ap;
@@ -111,6 +75,19 @@ static struct base_vec *continue_chain(struct loser *l, const struct wal_rec *h)
 	}
 	l->last = h->lsn;
 	return &l->recs;
+}
+
+/* PREPARE is the last record of its chain: a copy of it says that the copy is whole. */
+static void prepared(struct loser *l, const struct wal_rec *h)
+{
+	l->prepared = true;
+	if (!(h->flags & WAL_CARRIED))
+		return;
+	base_vec_free(&l->recs);
+	l->recs = l->carried;
+	l->carried = (struct base_vec){0};
+	l->carry_last = 0;
+	l->last = h->lsn;
 }
 
 static int declare(struct recovery *rv, const struct txn_rec_object *o)
@@ -194,12 +171,6 @@ static int refuse(struct recovery *rv, const struct wal_rec *h, const char *why)
 	return -EUCLEAN;
 }
 
-/* What this version writes nowhere and would have to redo in another way. */
-static bool reserved(const struct txn_rec *rec)
-{
-	return rec->type == TXN_REC_PREPARE || (rec->type == TXN_REC_WRITE && rec->u.write.stolen);
-}
-
 static int analyse(void *arg, const struct wal_rec *h, const void *payload)
 {
 	struct recovery *rv = arg;
@@ -215,7 +186,7 @@ static int analyse(void *arg, const struct wal_rec *h, const void *payload)
 		         h->lsn, h->type);
 		return r;
 	}
-	if (reserved(&rec)) {
+	if (rec.type == TXN_REC_WRITE && rec.u.write.stolen) {
 		refuse(rv, h, "is one that only a newer version understands");
 		return -EPROTONOSUPPORT;
 	}
@@ -242,6 +213,11 @@ static int analyse(void *arg, const struct wal_rec *h, const void *payload)
 	case TXN_REC_CLR:
 		while (chain && chain->n && chain->v[chain->n - 1] > rec.u.clr.next)
 			chain->n--;
+		return 0;
+	case TXN_REC_PREPARE:
+		if (!l)
+			return refuse(rv, h, "belongs to no transaction");
+		prepared(l, h);
 		return 0;
 	case TXN_REC_COMMIT:
 		return l ? won(rv, l, h->lsn) : refuse(rv, h, "belongs to no transaction");
@@ -384,7 +360,7 @@ static int redo(struct recovery *rv, struct txn_ws *ws)
 			r = redo_one(rv, ws, w->recs.v[k]);
 		if (!r && w->recs.n) {
 			rv->rec->committed++;
-			say(rv, "redo: transaction committed at LSN %" PRIu64 ", %zu operations", w->commit, w->recs.n);
+			txn_recovery_say(rv, "redo: transaction committed at LSN %" PRIu64 ", %zu operations", w->commit, w->recs.n);
 		}
 		if (rv->eng->cfg.progress)
 			rv->eng->cfg.progress(rv->eng->cfg.arg, i + 1, rv->nwon);
@@ -392,8 +368,7 @@ static int redo(struct recovery *rv, struct txn_ws *ws)
 	return r;
 }
 
-/* A created object that is needed and whose inode is gone: make it anew in the stage, and log its new identity. */
-static int recreate(struct recovery *rv, struct declared *d)
+int txn_recovery_recreate(struct recovery *rv, struct declared *d)
 {
 	struct txn_engine *eng = rv->eng;
 	const struct store_ops *so = eng->so;
@@ -424,6 +399,7 @@ static int recreate(struct recovery *rv, struct declared *d)
 		so->put(home);
 		return r;
 	}
+	d->o.id = rec.u.bind.id;
 	d->w->obj->home = home;
 	home->user = d->w->obj;
 	d->w->staged = d->w->remade = true;
@@ -444,7 +420,7 @@ static int make_missing(struct recovery *rv, struct txn_ws *ws)
 		if (r || !d->w || d->w->obj->home || d->w->oid != d->oid)
 			continue;
 		if (d->o.created && d->w->wanted) {
-			r = recreate(rv, d);
+			r = txn_recovery_recreate(rv, d);
 		} else if (d->w->wanted) {
 			rv->rec->missing++;
 			base_log(LOG_WARNING, "inode %" PRIu64 " (\"%s\") is gone; what the log says of it cannot be redone",
@@ -539,6 +515,19 @@ static int redo_and_install(struct recovery *rv)
 	return r;
 }
 
+/* What is in doubt keeps the log, and in it the losers' records: the next recovery need not report them again. */
+static void abort_losers(struct recovery *rv)
+{
+	struct loser *l, *tmp;
+
+	HASH_ITER (hh, rv->open, l, tmp) {
+		struct wal_rec h = {.type = TXN_REC_ABORT, .txid = l->txid, .prev = l->last};
+
+		if (!l->prepared)
+			(void)wal_append(rv->eng->wal, &h, NULL, 0, true);
+	}
+}
+
 static void progress(void *arg, uint64_t done, uint64_t total)
 {
 	struct recovery *rv = arg;
@@ -551,6 +540,7 @@ int txn_recover(struct txn_engine *eng, struct txn_recovery *rec, char *err, siz
 {
 	struct recovery rv = {.eng = eng, .rec = rec, .next_oid = 1, .next_txid = 1, .err = err, .errlen = errlen};
 	struct loser *l, *tmp;
+	uint64_t in_doubt = 0;
 	int r;
 
 	r = wal_scan(eng->wal, 0, analyse, progress, &rv, &rec->end);
@@ -562,29 +552,37 @@ int txn_recover(struct txn_engine *eng, struct txn_recovery *rec, char *err, siz
 	r = check_beginning(&rv);
 	if (r)
 		goto out;
-	if (eng->store->foreign && rv.nwon) {
+	HASH_ITER (hh, rv.open, l, tmp)
+		in_doubt += l->prepared;
+	if (eng->store->foreign && (rv.nwon || in_doubt)) {
 		snprintf(err, errlen, "this directory is a copy: its log holds %zu committed transactions that are not "
-		         "installed yet, and speaks of the original's files. Recover the original and copy again; or, to take the "
-		         "copy's files as they are, remove its " STORE_STATE_DIR, rv.nwon);
+		         "installed yet or in doubt, and speaks of the original's files. Recover the original and copy again; or, to take the "
+		         "copy's files as they are, remove its " STORE_STATE_DIR, rv.nwon + (size_t)in_doubt);
 		r = -EXDEV;
 		goto out;
 	}
 	eng->next_oid = rv.next_oid;
 	eng->next_txid = rv.next_txid;
 	HASH_ITER (hh, rv.open, l, tmp) {
+		if (l->prepared)
+			continue;
 		rec->lost++;
-		say(&rv, "undo: transaction %" PRIu64 " did not commit, %zu operations dropped", l->txid, l->recs.n);
+		txn_recovery_say(&rv, "undo: transaction %" PRIu64 " did not commit, %zu operations dropped", l->txid, l->recs.n);
 	}
 	r = wal_start(eng->wal);
 	if (r) {
 		snprintf(err, errlen, "cannot write the log in " STORE_STATE_DIR "/wal: %s", strerror(-r));
 		goto out;
 	}
+	if (in_doubt)
+		abort_losers(&rv);
 	if (rv.nwon) {
 		r = redo_and_install(&rv);
 		if (!r)
 			r = txn_sync_all(eng, false);
 	}
+	if (!r && in_doubt)
+		r = txn_restore_in_doubt(&rv);
 	if (!r)
 		r = txn_sweep(eng, &rec->swept);
 	if (!r)

@@ -76,26 +76,28 @@ static int append(struct txn *t, const struct txn_rec *rec, bool control, uint64
 	return 0;
 }
 
-int txn_log(struct txn *t, const struct txn_rec *rec, bool control, uint64_t *lsn)
+int txn_log_begin(struct txn *t, bool control)
 {
+	struct txn_rec begin = {.type = TXN_REC_BEGIN};
+	uint64_t first;
 	int r;
 
-	if (!t->first) {
-		struct txn_rec begin = {.type = TXN_REC_BEGIN};
-		uint64_t first;
+	if (t->first)
+		return 0;
+	/* Under the list's lock: a checkpoint that looks for the oldest record must not miss it. */
+	pthread_mutex_lock(&t->eng->lock);
+	atomic_store(&t->first, wal_end(t->eng->wal));
+	pthread_mutex_unlock(&t->eng->lock);
+	r = append(t, &begin, control, &first);
+	atomic_store(&t->first, r ? 0 : first);
+	return r;
+}
 
-		/* Under the list's lock: a checkpoint that looks for the oldest record must not miss it. */
-		pthread_mutex_lock(&t->eng->lock);
-		atomic_store(&t->first, wal_end(t->eng->wal));
-		pthread_mutex_unlock(&t->eng->lock);
-		r = append(t, &begin, control, &first);
-		if (r) {
-			atomic_store(&t->first, 0);
-			return r;
-		}
-		atomic_store(&t->first, first);
-	}
-	return append(t, rec, control, lsn);
+int txn_log(struct txn *t, const struct txn_rec *rec, bool control, uint64_t *lsn)
+{
+	int r = txn_log_begin(t, control);
+
+	return r ? r : append(t, rec, control, lsn);
 }
 
 int txn_need(struct txn *t, uint64_t bytes)

@@ -8,6 +8,7 @@ struct sweep {
 	struct txn_engine *eng;
 	struct store_obj *dir;
 	uint64_t *swept;
+	bool stage;
 };
 
 static int sweep_one(void *arg, const struct store_dirent *de)
@@ -18,6 +19,8 @@ static int sweep_one(void *arg, const struct store_dirent *de)
 
 	if (strlen(de->name) != 16 || strspn(de->name, "0123456789abcdef") != 16)
 		return 0; /* something that is kept for its owner */
+	if (s->stage && txn_stage_needed(s->eng, de->name))
+		return 0;
 	r = so->unlink(s->dir, de->name, false);
 	if (r == -EISDIR || r == -EPERM)
 		r = so->unlink(s->dir, de->name, true);
@@ -36,7 +39,8 @@ static int sweep_one(void *arg, const struct store_dirent *de)
 int txn_sweep(struct txn_engine *eng, uint64_t *swept)
 {
 	const struct store_ops *so = eng->so;
-	struct sweep stage = {eng, so->stage(eng->store), swept}, trash = {eng, so->trash(eng->store), swept};
+	struct sweep stage = {eng, so->stage(eng->store), swept, true},
+	             trash = {eng, so->trash(eng->store), swept, false};
 	int r = so->readdir(stage.dir, sweep_one, &stage);
 
 	return r ? r : so->readdir(trash.dir, sweep_one, &trash);

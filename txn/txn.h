@@ -6,7 +6,7 @@
  *     txn_engine_open      recovers, starts the installer and the checkpointer
  *     txn_lookup, txn_create, txn_open, txn_read, ...   file operations, each in a view
  *     txn_begin ... txn_commit | txn_rollback
- *     txn_engine_close     rolls back what is open, installs what is committed, checkpoints
+ *     txn_engine_close     rolls back what is open and not prepared, installs what is committed, checkpoints
  *
  * Views. Every operation takes `view`: NULL is the committed view, else the transaction whose view it is. A transaction
  * that has ended is the committed view (descriptors outlive it), but its `view` pointer stays valid while referenced.
@@ -74,7 +74,7 @@ struct txn_config {
 /* Opens and recovers. rec (may be NULL) tells what recovery did. err: a readable line on failure. */
 int txn_engine_open(const struct txn_config *cfg, struct txn_engine **out, struct txn_recovery *rec, char *err,
                     size_t errlen);
-/* Rolls back live transactions, installs, checkpoints, closes. The first error, after closing all the same. */
+/* Rolls back live transactions but the prepared ones, installs, checkpoints, closes. The first error, after closing all the same. */
 int txn_engine_close(struct txn_engine *eng);
 /* Stop without any of that, as a crash would: for tests. */
 void txn_engine_abandon(struct txn_engine *eng);
@@ -86,7 +86,7 @@ int txn_checkpoint(struct txn_engine *eng);
 int txn_drain(struct txn_engine *eng);
 
 struct txn_stats {
-	uint64_t open, begun, committed, rolled_back, log_bytes, checkpoints, installs_pending, logged_objects;
+	uint64_t open, prepared, begun, committed, rolled_back, log_bytes, checkpoints, installs_pending, logged_objects; /* open: without prepared */
 };
 void txn_engine_stats(struct txn_engine *eng, struct txn_stats *st);
 
@@ -94,7 +94,7 @@ void txn_engine_stats(struct txn_engine *eng, struct txn_stats *st);
 
 enum txn_state {
 	TXN_ACTIVE,
-	TXN_PREPARED,  /* reserved for two-phase commit */
+	TXN_PREPARED,  /* PREPARE is durable: in doubt until txn_commit or txn_rollback, also over a crash */
 	TXN_COMMITTED, /* COMMIT is durable: everyone sees it; being installed */
 	TXN_ENDED,     /* installed at home */
 	TXN_ABORTED,
@@ -113,6 +113,30 @@ int txn_rollback(struct txn *t);
 int txn_savepoint(struct txn *t, const char *name);
 int txn_rollback_to(struct txn *t, const char *name); /* -ENOENT: no such savepoint, nothing changed */
 int txn_release(struct txn *t, const char *name);     /* -ENOENT */
+
+/*
+ * Two-phase commit, the participant. After txn_prepare the outcome does not depend on the caller, on the process or on the
+ * machine: the transaction keeps its locks and is still there after a crash, and a commit finds space. Only txn_commit and
+ * txn_rollback work on it: its view is the committed one, and what it has created answers -ESTALE to those who have it open,
+ * until it is committed. gid: 1 to TXN_GID_BYTES bytes; uid is kept for the caller.
+ *
+ * -EINVAL, -ENAMETOOLONG: nothing happened. -EEXIST (another one has this gid) and all other errors: it was rolled back; but
+ * -EIO with the engine in its error state: the next recovery decides, as for txn_commit.
+ */
+#define TXN_GID_BYTES 200
+int txn_prepare(struct txn *t, const char *gid, uid_t uid);
+/* The prepared one of this name: new reference. -ENOENT */
+int txn_find_prepared(struct txn_engine *eng, const char *gid, struct txn **out);
+struct txn_prepared {
+	const char *gid;
+	uid_t uid;
+	uint64_t id, changes; /* records that stand */
+	struct timespec time;
+};
+/* -EINVAL: it is not prepared. gid lives as long as the transaction is referenced. */
+int txn_prepared_info(struct txn *t, struct txn_prepared *out);
+/* In the order of their preparation. Stops at the first non-zero return. */
+int txn_each_prepared(struct txn_engine *eng, int (*fn)(void *arg, const struct txn_prepared *p), void *arg);
 
 enum txn_state txn_state(const struct txn *t);
 bool txn_is_open(const struct txn *t); /* ACTIVE or PREPARED */
@@ -250,12 +274,16 @@ struct txn_log_line {
 int txn_log_each(const struct os *os, int wal_dirfd, int (*fn)(void *arg, const struct txn_log_line *line), void *arg,
                  char *err, size_t errlen);
 
+/* The prepared transactions that the log holds, as the next recovery will find them. Changes nothing. */
+int txn_log_prepared(const struct os *os, int wal_dirfd, int (*fn)(void *arg, const struct txn_prepared *p), void *arg,
+                     char *err, size_t errlen);
+
 /*
  * Verify log and state directory without changing them: every problem found is a call of fn with a line. Returns 0
  * when sound (a log that needs recovery is sound), -EUCLEAN when something is wrong, or another -errno.
  */
 struct txn_check {
-	uint64_t records, bytes, segments, live_transactions, staged, trashed;
+	uint64_t records, bytes, segments, live_transactions, in_doubt, staged, trashed;
 	bool clean;
 };
 int txn_check(struct store *store, const struct os *os, int wal_dirfd, struct txn_check *out,

@@ -364,7 +364,12 @@ static void mut_field(struct fuzz_rng *rng, struct txn_rec *rec, char space[300]
 		rec->u.savepoint.name = mut_name(rng, space);
 		break;
 	case TXN_REC_PREPARE:
-		rec->u.prepare.gid = mut_name(rng, space);
+		if (fuzz_rnd(rng, 3) == 0)
+			rec->u.prepare.first = mut_lsn(rng);
+		else if (fuzz_rnd(rng, 2))
+			rec->u.prepare.need = fuzz_rnd(rng, UINT64_MAX);
+		else
+			rec->u.prepare.gid = mut_name(rng, space);
 		break;
 	case TXN_REC_CLR:
 		*(fuzz_rnd(rng, 2) ? &rec->u.clr.undone : &rec->u.clr.next) = mut_lsn(rng);
