@@ -267,7 +267,9 @@ int txn_fsync_dir(struct txn_engine *eng, struct txn *view, struct txn_obj *dir)
 	if (txn_view(view))
 		return 0;
 	pthread_rwlock_rdlock(&eng->ns);
-	logged = dir->names;
+	pthread_rwlock_rdlock(&dir->lock);
+	logged = dir->names || dir->logged || dir->ws; /* else redo of an older version could come over it after a crash */
+	pthread_rwlock_unlock(&dir->lock);
 	pthread_rwlock_unlock(&eng->ns);
 	if (logged) {
 		r = wal_force(eng->wal, wal_end(eng->wal));
