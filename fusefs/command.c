@@ -231,6 +231,73 @@ static int run_end(struct run *r, struct fusefs_tx *tx, const struct fusefs_comm
 	return rc;
 }
 
+/* ---- two-phase commit ---- */
+
+static void put_gid(struct run *r, const char *gid)
+{
+	base_buf_printf(&r->line, " as ");
+	tx_put_name(&r->line, gid);
+}
+
+static int run_prepare(struct run *r, struct fusefs_tx *tx, const struct fusefs_command *cmd)
+{
+	struct txn_info info = {0};
+	enum fusefs_end how;
+	int rc;
+
+	txn_info(tx->txn, &info);
+	rc = tx_prepare(tx, cmd->name, &how);
+	if (rc == 0) {
+		base_buf_printf(&r->line, "ok: prepared ");
+		tx_put_label(&r->line, tx);
+		put_gid(r, cmd->name);
+		base_buf_printf(&r->line, " (%llu operations)", (unsigned long long)info.operations);
+		return 0;
+	}
+	if (rc == -EEXIST)
+		refuse_tx(r, tx, rc, "cannot be prepared: there is a prepared transaction of that name");
+	else
+		refuse_failed(r, tx, rc, cmd->verb);
+	if (rc == -EIO)
+		base_buf_printf(&r->line, "; whether it is prepared is decided by the next mount's recovery");
+	else if (how != FUSEFS_UNCHANGED)
+		base_buf_printf(&r->line, "; it has been rolled back");
+	return rc;
+}
+
+/* From any process: the session that prepared it may be long gone. */
+static int run_prepared(struct run *r, const struct fusefs_command *cmd)
+{
+	bool commit = cmd->verb == FUSEFS_COMMIT_PREPARED;
+	struct txn_prepared info;
+	struct txn *txn;
+	int rc = txn_find_prepared(r->reg->eng, cmd->name, &txn);
+
+	if (rc == 0) {
+		rc = txn_prepared_info(txn, &info) ? -ENOENT : 0;
+		if (!rc && r->who->uid != 0 && r->who->uid != info.uid)
+			rc = -EACCES;
+		if (!rc)
+			rc = tx_resolve(r->reg, txn, commit);
+		txn_put(txn);
+	}
+	if (rc == 0) {
+		base_buf_printf(&r->line, "ok: %s the transaction that was prepared", commit ? "committed" : "rolled back");
+		put_gid(r, cmd->name);
+		base_buf_printf(&r->line, " (%llu changes)", (unsigned long long)info.changes);
+		return 0;
+	}
+	if (rc == -ENOENT)
+		refuse(r, rc, "no transaction is prepared by that name");
+	else if (rc == -EACCES)
+		refuse(r, rc, "the prepared transaction is someone else's");
+	else
+		refuse(r, rc, "%s failed: %s", fusefs_verb_name(cmd->verb), describe(rc));
+	if (rc == -EIO)
+		base_buf_printf(&r->line, "; the outcome is decided by the next mount's recovery");
+	return rc;
+}
+
 /* ---- savepoints; tx->busy is held ---- */
 
 /* The newest savepoint of that name as an index, or n_savepoints. */
@@ -353,6 +420,8 @@ static int run_inside(struct run *r, struct fusefs_tx *tx, const struct fusefs_c
 		return run_rollback_to(r, tx, cmd);
 	case FUSEFS_RELEASE:
 		return run_release(r, tx, cmd);
+	case FUSEFS_PREPARE:
+		return run_prepare(r, tx, cmd);
 	default:
 		return run_options(r, tx, cmd);
 	}
@@ -370,11 +439,9 @@ static int run_command(struct run *r, const struct fusefs_command *cmd)
 	switch (cmd->verb) {
 	case FUSEFS_BEGIN:
 		return run_begin(r, cmd);
-	case FUSEFS_PREPARE:
 	case FUSEFS_COMMIT_PREPARED:
 	case FUSEFS_ROLLBACK_PREPARED:
-		return refuse(r, -EOPNOTSUPP, "%s is not supported yet: two-phase commit is missing",
-		              fusefs_verb_name(cmd->verb));
+		return run_prepared(r, cmd);
 	default:
 		break;
 	}

@@ -1,7 +1,7 @@
 /*
  * control.c - the control directories and their files.
  *
- *     CONTROL/             in the committed root: ctl, status, and a directory per named transaction
+ *     CONTROL/             in the committed root: ctl, status, prepared, and a directory per named transaction
  *     CONTROL/NAME/        ctl, status, changes, root
  *     NAME/root/CONTROL/   ctl, status, changes of that transaction, where its root is bound over the mount
  */
@@ -22,6 +22,7 @@ void fusefs_control_attr(struct fusefs *fs, const struct fusefs_node *n, struct 
 		[FUSEFS_CTL] = S_IFREG | 0666,
 		[FUSEFS_STATUS] = S_IFREG | 0444,
 		[FUSEFS_TX_CHANGES] = S_IFREG | 0444,
+		[FUSEFS_PREPARED_LIST] = S_IFREG | 0444,
 	};
 
 	*attr = (struct stat){
@@ -128,6 +129,8 @@ static int lookup(struct fusefs *fs, fuse_req_t req, struct fusefs_node *p, cons
 		kind = FUSEFS_CTL;
 	} else if (!strcmp(name, "status")) {
 		kind = FUSEFS_STATUS;
+	} else if (!p->tx && !strcmp(name, "prepared")) {
+		kind = FUSEFS_PREPARED_LIST;
 	} else if (p->tx && !strcmp(name, "changes")) {
 		kind = FUSEFS_TX_CHANGES;
 	} else if (p->kind == FUSEFS_TX_DIR && !strcmp(name, "root")) {
@@ -190,8 +193,10 @@ int fusefs_control_list(struct fusefs *fs, const struct fusefs_caller *who, stru
 		r = fusefs_listing_add(l, "status", base | FUSEFS_STATUS, S_IFREG);
 	if (r)
 		return r;
-	if (!n->tx)
-		return fusefs_tx_each_named(fs->reg, list_allowed, &a);
+	if (!n->tx) {
+		r = fusefs_listing_add(l, "prepared", base | FUSEFS_PREPARED_LIST, S_IFREG);
+		return r ? r : fusefs_tx_each_named(fs->reg, list_allowed, &a);
+	}
 	r = fusefs_listing_add(l, "changes", base | FUSEFS_TX_CHANGES, S_IFREG);
 	if (!r && n->kind == FUSEFS_TX_DIR)
 		r = fusefs_listing_add(l, "root", fusefs_shown_ino(n->tx, txn_obj_ino(fs->root->obj)), S_IFDIR);
@@ -286,6 +291,8 @@ static int compose(struct fusefs *fs, fuse_req_t req, struct fusefs_handle *h)
 		fusefs_tx_last_line(fs->reg, tx, &who, &text);
 	} else if (h->node->kind == FUSEFS_TX_CHANGES) {
 		r = fusefs_tx_changes(tx, &text);
+	} else if (h->node->kind == FUSEFS_PREPARED_LIST) {
+		r = fusefs_tx_prepared(fs->reg, &text);
 	} else if (tx) {
 		r = fusefs_tx_status(fs->reg, tx, &text);
 	} else {

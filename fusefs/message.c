@@ -185,6 +185,7 @@ static void mount_status(struct fusefs_registry *reg, struct base_buf *out)
 	txn_engine_stats(reg->eng, &st);
 	base_buf_printf(out, reason ? "state: error: %s\n" : "state: ok\n", reason);
 	put_number(out, "open", st.open);
+	put_number(out, "prepared", st.prepared);
 	put_number(out, "ambient", fusefs_ambient_open(reg));
 	put_number(out, "begun", st.begun);
 	put_number(out, "committed", st.committed);
@@ -268,6 +269,26 @@ static int put_change(void *arg, char kind, const char *path, const char *to)
 int fusefs_tx_changes(struct fusefs_tx *tx, struct base_buf *out)
 {
 	int rc = tx_has_ended(tx) ? 0 : txn_changes(tx->txn, put_change, out);
+
+	return rc ? rc : out->err;
+}
+
+static int put_prepared(void *arg, const struct txn_prepared *p)
+{
+	struct base_buf *out = arg;
+	char time[32];
+	struct tm tm;
+
+	if (!gmtime_r(&p->time.tv_sec, &tm) || !strftime(time, sizeof(time), "%Y-%m-%dT%H:%M:%SZ", &tm))
+		snprintf(time, sizeof(time), "-");
+	base_buf_quote(out, p->gid);
+	base_buf_printf(out, "\t%u\t%s\t%llu\n", (unsigned)p->uid, time, (unsigned long long)p->changes);
+	return out->err;
+}
+
+int fusefs_tx_prepared(struct fusefs_registry *reg, struct base_buf *out)
+{
+	int rc = txn_each_prepared(reg->eng, put_prepared, out);
 
 	return rc ? rc : out->err;
 }

@@ -324,7 +324,7 @@ static bool touched(struct txn_obj *obj)
 	struct fusefs_node *n;
 
 	for (n = *txn_obj_user(obj); n; n = n->peer)
-		if (n->marked && txn_is_open(n->tx->txn))
+		if (n->marked && txn_state(n->tx->txn) == TXN_ACTIVE)
 			return true;
 	return false;
 }

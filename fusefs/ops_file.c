@@ -213,12 +213,13 @@ static void op_read(fuse_req_t req, fuse_ino_t ino UNUSED, size_t size, off_t of
 		fuse_reply_buf(req, buf, (size_t)n);
 }
 
-/* Pages of a transaction that was rolled back, written by the kernel before it hears of it: nobody's. */
+/* Pages of a transaction that was rolled back, or prepared, written by the kernel before it hears of it: nobody's. */
 static bool stray(const struct fusefs_node *n, const struct fuse_file_info *fi)
 {
 	const struct fusefs_view *v = n->tx ? n->tx->view : NULL;
 
-	return v && fi->writepage && txn_state(n->tx->txn) == TXN_ABORTED && !atomic_load(&v->settled);
+	return v && fi->writepage && !atomic_load(&v->settled) &&
+	       (txn_state(n->tx->txn) == TXN_ABORTED || txn_state(n->tx->txn) == TXN_PREPARED);
 }
 
 /* Contents changed through this node: tell the others, then reply. */

@@ -56,6 +56,7 @@ enum fusefs_kind {
 	FUSEFS_CTL,     /* control files: a fresh node for each lookup, so that no command waits for another one's */
 	FUSEFS_STATUS,
 	FUSEFS_TX_CHANGES,
+	FUSEFS_PREPARED_LIST,
 };
 
 struct fusefs_node {
@@ -236,16 +237,17 @@ void fusefs_scope_end(struct fusefs_scope *s);
 /* Does it change the committed version? */
 static inline bool fusefs_scope_committed(const struct fusefs_scope *s)
 {
-	return !s->tx || !txn_is_open(s->txn);
+	return !s->tx || txn_state(s->txn) != TXN_ACTIVE;
 }
 
 /*
- * Is this the view of a named transaction that was rolled back? Whoever is left in it (a command's children, in their
+ * Is this the view of a named transaction that was rolled back, or prepared? Whoever is left in it (a command's children, in their
  * namespace) may look at the committed tree, but changes by name must not leak into it. Open descriptors go on.
  */
 static inline bool fusefs_view_over(const struct fusefs_node *n)
 {
-	return n->tx && n->tx->named && txn_state(n->tx->txn) == TXN_ABORTED;
+	return n->tx && n->tx->named &&
+	       (txn_state(n->tx->txn) == TXN_ABORTED || txn_state(n->tx->txn) == TXN_PREPARED);
 }
 
 /* The caller's ambient transaction, for requests that reached a shared node; NULL: none (fast when none is open). */

@@ -10,7 +10,7 @@
 /* [fs->nodes] The list for notices to m, NULL: it is told nothing. */
 static struct fusefs_notices *list_for(struct fusefs_telling *t, const struct fusefs_node *m)
 {
-	return m->tx && !txn_is_open(m->tx->txn) ? &t->later : &t->first;
+	return m->tx && txn_state(m->tx->txn) != TXN_ACTIVE ? &t->later : &t->first;
 }
 
 /* Leave out the nodes of transactions that have their own version. */

@@ -156,7 +156,7 @@ bool fusefs_tx_allowed(const struct fusefs_tx *tx, const struct fusefs_caller *w
 
 const char *tx_bad_name(const char *name)
 {
-	static const char *const reserved[] = {".", "..", "ctl", "status", "changes"};
+	static const char *const reserved[] = {".", "..", "ctl", "status", "changes", "prepared"};
 
 	if (!*name)
 		return "is empty";
@@ -304,7 +304,8 @@ out_free:
 
 /* ---- end ---- */
 
-int tx_end(struct fusefs_tx *tx, bool commit, enum fusefs_end *how)
+/* gid: prepare it; for its view that is a rollback. */
+static int end(struct fusefs_tx *tx, bool commit, const char *gid, enum fusefs_end *how)
 {
 	struct fusefs_tx_private *priv = tx->priv;
 	struct fusefs_registry *reg = priv->reg;
@@ -315,13 +316,13 @@ int tx_end(struct fusefs_tx *tx, bool commit, enum fusefs_end *how)
 	*how = FUSEFS_UNCHANGED;
 	if (tx_has_ended(tx))
 		return -ENOTCONN;
-	if (commit)
+	if (commit || gid)
 		hooks->quiesce(hooks->arg, tx);
 	remembered = hooks->ending(hooks->arg, tx);
-	rc = commit ? txn_commit(tx->txn) : txn_rollback(tx->txn);
+	rc = gid ? txn_prepare(tx->txn, gid, tx->uid) : commit ? txn_commit(tx->txn) : txn_rollback(tx->txn);
 	if (rc == 0)
 		*how = commit ? FUSEFS_COMMITTED : FUSEFS_ROLLED_BACK;
-	else if (!txn_is_open(tx->txn))
+	else if (txn_state(tx->txn) != TXN_ACTIVE)
 		*how = txn_state(tx->txn) == TXN_ABORTED ? FUSEFS_ROLLED_BACK : FUSEFS_COMMITTED;
 	/*
 	 * Membership and name end here, before hooks->ended: from the flip on the view shows committed data, so nobody
@@ -336,6 +337,50 @@ int tx_end(struct fusefs_tx *tx, bool commit, enum fusefs_end *how)
 	if (*how != FUSEFS_UNCHANGED)
 		fusefs_tx_put(tx); /* the list's; the caller has one of his own */
 	return rc;
+}
+
+int tx_end(struct fusefs_tx *tx, bool commit, enum fusefs_end *how)
+{
+	return end(tx, commit, NULL, how);
+}
+
+int tx_prepare(struct fusefs_tx *tx, const char *gid, enum fusefs_end *how)
+{
+	return end(tx, false, gid, how);
+}
+
+/*
+ * A prepared transaction belongs to no session: it gets one for the moment of its end, that nobody can find, so that the hooks
+ * can tell the caches. The nodes of the view that it once had are others' by now.
+ */
+int tx_resolve(struct fusefs_registry *reg, struct txn *txn, bool commit)
+{
+	struct fusefs_tx *tx = tx_new(reg, &(struct tx_spec){.named = true});
+	struct fusefs_tx_hooks *hooks = &reg->hooks;
+	enum fusefs_end how = FUSEFS_UNCHANGED;
+	void *remembered;
+	int rc;
+
+	if (!tx)
+		return -ENOMEM;
+	tx->txn = txn_get(txn);
+	pthread_mutex_lock(&reg->lock);
+	if (++reg->last_number == 0)
+		reg->last_number = 1;
+	tx->number = reg->last_number;
+	pthread_mutex_unlock(&reg->lock);
+	rc = hooks->begun(hooks->arg, tx);
+	if (rc) {
+		tx_free(tx);
+		return rc;
+	}
+	remembered = hooks->ending(hooks->arg, tx);
+	rc = commit ? txn_commit(txn) : txn_rollback(txn);
+	if (rc == 0)
+		how = commit ? FUSEFS_COMMITTED : FUSEFS_ROLLED_BACK;
+	hooks->ended(hooks->arg, tx, how, remembered);
+	fusefs_tx_put(tx);
+	return rc == -EINVAL ? -ENOENT : rc; /* someone was faster */
 }
 
 /* ---- the registry's life ---- */

@@ -12,7 +12,9 @@
  *
  * At commit and rollback of the whole, membership and name end when the engine has returned and before hooks->ended is
  * called: from then on fusefs_tx_of and fusefs_tx_find do not find it. Commit calls quiesce, ending, txn_commit, ended;
- * rollback calls ending, txn_rollback, ended. Of two that end the same transaction one does; the other one gets
+ * rollback calls ending, txn_rollback, ended; prepare calls quiesce, ending, txn_prepare and ended as for a rollback: the
+ * transaction goes on without this registry's help. Its outcome calls begun, ending, txn_commit or txn_rollback, ended and gone
+ * for a fusefs_tx that nobody finds. Of two that end the same transaction one does; the other one gets
  * -ENOTCONN and calls no hook.
  */
 #ifndef TXNFS_TX_H
@@ -90,7 +92,7 @@ struct fusefs_tx *fusefs_tx_find(struct fusefs_registry *reg, const char *name);
 int fusefs_tx_each_named(struct fusefs_registry *reg, int (*fn)(void *arg, struct fusefs_tx *tx), void *arg);
 
 /*
- * mkdir .txn/NAME: -EEXIST (an ambient one's name counts too), -EINVAL (a name that is reserved: ctl, status, changes;
+ * mkdir .txn/NAME: -EEXIST (an ambient one's name counts too), -EINVAL (a name that is reserved: ctl, status, changes, prepared;
  * or has control characters), -EROFS, ... Like removal it leaves a line for the caller's process.
  */
 int fusefs_tx_make(struct fusefs_registry *reg, const char *name, const struct fusefs_caller *who,
@@ -125,5 +127,7 @@ void fusefs_tx_last_line(struct fusefs_registry *reg, struct fusefs_tx *tx, cons
  */
 int fusefs_tx_status(struct fusefs_registry *reg, struct fusefs_tx *tx, struct base_buf *out);
 int fusefs_tx_changes(struct fusefs_tx *tx, struct base_buf *out);
+/* `prepared`: a line per prepared transaction of the mount: GID (by base_buf_quote), uid, time, changes, with tabs between. */
+int fusefs_tx_prepared(struct fusefs_registry *reg, struct base_buf *out);
 
 #endif

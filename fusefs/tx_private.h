@@ -96,6 +96,10 @@ int tx_begin(struct fusefs_registry *reg, const struct tx_spec *spec, struct fus
  * result: a commit that failed may have left it open, or not.
  */
 int tx_end(struct fusefs_tx *tx, bool commit, enum fusefs_end *how);
+/* The same for prepare: when it succeeds, and when it fails, the view ends as by a rollback. */
+int tx_prepare(struct fusefs_tx *tx, const char *gid, enum fusefs_end *how);
+/* Commit or roll back a prepared one. -ENOENT when someone else has done it. */
+int tx_resolve(struct fusefs_registry *reg, struct txn *txn, bool commit);
 
 /* owner.c. start: once, before anything else; stop: no begin is possible any more, and nobody is being reaped; both
  * descriptors stay open for tx_unwatch until tx_watcher_close. */

@@ -150,6 +150,51 @@ int txn_rollback(struct txn *t)
 	return t->eng->rollback_rc;
 }
 
+/* One that is prepared: the engine's. */
+static struct txn *prepared_txn;
+static char prepared_gid[FUSEFS_NAME_MAX + 1];
+static uid_t prepared_uid;
+
+int txn_prepare(struct txn *t, const char *gid, uid_t uid)
+{
+	trace("prepare");
+	assert_true(t->state == TXN_ACTIVE);
+	if (prepared_txn) {
+		t->state = TXN_ABORTED;
+		return -EEXIST;
+	}
+	t->state = TXN_PREPARED;
+	prepared_txn = txn_get(t);
+	prepared_uid = uid;
+	snprintf(prepared_gid, sizeof(prepared_gid), "%s", gid);
+	return 0;
+}
+
+int txn_find_prepared(struct txn_engine *eng, const char *gid, struct txn **out)
+{
+	(void)eng;
+	if (!prepared_txn || prepared_txn->state != TXN_PREPARED || strcmp(gid, prepared_gid))
+		return -ENOENT;
+	*out = txn_get(prepared_txn);
+	return 0;
+}
+
+int txn_prepared_info(struct txn *t, struct txn_prepared *out)
+{
+	*out = (struct txn_prepared){.gid = prepared_gid, .uid = prepared_uid, .id = t->id, .changes = 3, .time = {1700000000, 0}};
+	return 0;
+}
+
+int txn_each_prepared(struct txn_engine *eng, int (*fn)(void *arg, const struct txn_prepared *p), void *arg)
+{
+	struct txn_prepared p;
+
+	(void)eng;
+	if (!prepared_txn || prepared_txn->state != TXN_PREPARED || txn_prepared_info(prepared_txn, &p))
+		return 0;
+	return fn(arg, &p);
+}
+
 int txn_savepoint(struct txn *t, const char *name)
 {
 	trace("savepoint");
@@ -1198,14 +1243,63 @@ static void not_supported(void **state UNUSED)
 	assert_int_equal(run(a.pid, "begin isolation level read committed timeout 2.5"), 0);
 	assert_int_equal(run(a.pid, "isolation snapshot"), -EOPNOTSUPP);
 	assert_int_equal(run(a.pid, "isolation read committed"), 0);
-	assert_int_equal(run(a.pid, "prepare g"), -EOPNOTSUPP);
-	assert_int_equal(run(a.pid, "commit prepared g"), -EOPNOTSUPP);
-	assert_int_equal(run(a.pid, "rollback prepared g"), -EOPNOTSUPP);
 	memset(text + 8, 'g', 201);
 	assert_int_equal(run(a.pid, text), -ENAMETOOLONG);
 	assert_int_equal(member(a.pid), 1);
 	agent_end(&a);
 	wait_rolled_back(1);
+}
+
+static void drop_prepared(void)
+{
+	txn_put(prepared_txn);
+	prepared_txn = NULL;
+}
+
+/* It leaves its session, and is ended from any process of its uid. */
+static void two_phases(void **state UNUSED)
+{
+	const struct fusefs_caller stranger = {.pid = getpid(), .uid = 4711};
+	struct agent a = agent_start(), b = agent_start();
+	struct base_buf text = {0};
+	unsigned committed;
+
+	assert_int_equal(run(a.pid, "commit prepared g"), -ENOENT);
+	assert_says("no transaction is prepared by that name");
+	assert_int_equal(run(a.pid, "prepare g"), -ENOTCONN);
+	assert_int_equal(run(a.pid, "begin; prepare \"g 1\""), 0);
+	assert_says("ok: prepared transaction");
+	assert_says("\"g 1\"");
+	assert_int_equal(member(a.pid), 0);
+	assert_int_equal(fusefs_ambient_open(reg), 0);
+	wait_rolled_back(1); /* is what it is to the view */
+	assert_int_equal(fusefs_tx_prepared(reg, &text), 0);
+	assert_string_equal((char *)text.p, "g 1\t0\t2023-11-14T22:13:20Z\t3\n");
+	base_buf_free(&text);
+
+	/* The owner goes on, and another one's name is in use. */
+	assert_int_equal(run(a.pid, "begin; prepare \"g 1\""), -EEXIST);
+	assert_says("there is a prepared transaction of that name");
+	assert_int_equal(member(a.pid), 0);
+	agent_end(&a);
+
+	assert_int_equal(fusefs_tx_run(reg, NULL, &stranger, "commit prepared \"g 1\"", 21, NULL), -EACCES);
+	assert_int_equal(prepared_txn->state, TXN_PREPARED);
+	committed = seen.committed;
+	assert_int_equal(run(b.pid, "commit prepared \"g 1\""), 0);
+	assert_says("ok: committed the transaction that was prepared as \"g 1\" (3 changes)");
+	assert_int_equal(seen.committed, committed + 1); /* caches have heard of it */
+	assert_int_equal(prepared_txn->state, TXN_COMMITTED);
+	assert_int_equal(run(b.pid, "commit prepared \"g 1\""), -ENOENT);
+	drop_prepared();
+
+	prepared_uid = 0;
+	assert_int_equal(run(b.pid, "begin; prepare h; begin; rollback prepared h"), 0);
+	assert_int_equal(prepared_txn->state, TXN_ABORTED);
+	assert_int_equal(member(b.pid) != 0, 1); /* in the one that it has begun meanwhile */
+	drop_prepared();
+	agent_end(&b);
+	wait_rolled_back(3);
 }
 
 static void messages(void **state UNUSED)
@@ -1301,7 +1395,7 @@ static void status(void **state UNUSED)
 	engine.stats = (struct txn_stats){.open = 3, .begun = 9, .log_bytes = 5};
 	assert_int_equal(fusefs_tx_status(reg, NULL, &b), 0);
 	memcpy(line, b.p, b.n + 1);
-	assert_says("state: ok\nopen: 3\nambient: 1\nbegun: 9\n");
+	assert_says("state: ok\nopen: 3\nprepared: 0\nambient: 1\nbegun: 9\n");
 	base_buf_free(&b);
 	engine.error = "a reason";
 	assert_int_equal(fusefs_tx_status(reg, NULL, &b), 0);
@@ -1407,6 +1501,7 @@ int main(int argc, char **argv)
 		TEST(savepoints),
 		TEST(texts),
 		TEST(not_supported),
+		TEST(two_phases),
 		TEST(messages),
 		TEST(status),
 		TEST(small_cache),

@@ -34,10 +34,18 @@ static const char *plural(uint64_t n)
 	return n == 1 ? "" : "s";
 }
 
+static void in_doubt(const struct txn_recovery *r)
+{
+	if (r->in_doubt)
+		printf("in doubt: %" PRIu64 " prepared transaction%s; `txnfs prepared` lists, `txnfs resolve` decides\n",
+		       r->in_doubt, plural(r->in_doubt));
+}
+
 static void summary(const char *source, const struct txn_recovery *r)
 {
 	if (r->clean) {
 		printf("%s: nothing to recover: it was closed cleanly\n", source);
+		in_doubt(r);
 		return;
 	}
 	printf("%s: recovered from %" PRIu64 " log record%s (%" PRIu64 " bytes)\n", source, r->records,
@@ -47,9 +55,7 @@ static void summary(const char *source, const struct txn_recovery *r)
 	       r->committed, plural(r->committed), r->operations, plural(r->operations), r->objects, plural(r->objects),
 	       r->names, plural(r->names));
 	printf("rolled back: %" PRIu64 " transaction%s without a commit\n", r->lost, plural(r->lost));
-	if (r->in_doubt)
-		printf("in doubt: %" PRIu64 " prepared transaction%s, to be decided after the next mount\n",
-		       r->in_doubt, plural(r->in_doubt));
+	in_doubt(r);
 	if (r->missing)
 		printf("missing: %" PRIu64 " object%s that the log names and the directory no longer has\n", r->missing,
 		       plural(r->missing));

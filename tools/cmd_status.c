@@ -41,8 +41,7 @@ static char *read_control(const struct tool_mount *m, const struct args *a, cons
 	return (char *)b.p;
 }
 
-/* A path as in `changes`: plain, or quoted with C escapes. Decodes in place; returns what comes behind it. */
-static char *unquote(char *p, char **path)
+char *tool_unquote(char *p, char **path)
 {
 	static const char letters[] = "abfnrtv", values[] = "\a\b\f\n\r\t\v";
 	char *to;
@@ -71,8 +70,7 @@ static char *unquote(char *p, char **path)
 	return p;
 }
 
-/* Names and paths are bytes; JSON wants UTF-8: other bytes are told as U+FFFD each. */
-static json_t *json_bytes(const char *s)
+json_t *tool_json_bytes(const char *s)
 {
 	json_t *j = json_string(s);
 	struct base_buf b = {0};
@@ -100,15 +98,15 @@ static json_t *json_changes(char *text)
 			json_decref(o);
 			continue;
 		}
-		rest = unquote(line + 2, &path);
+		rest = tool_unquote(line + 2, &path);
 		if (*rest == '\t') {
 			*rest = 0;
-			unquote(rest + 1, &to);
+			tool_unquote(rest + 1, &to);
 		}
 		json_object_set_new(o, "kind", json_stringn(line, 1));
-		json_object_set_new(o, "path", json_bytes(path));
+		json_object_set_new(o, "path", tool_json_bytes(path));
 		if (to)
-			json_object_set_new(o, "to", json_bytes(to));
+			json_object_set_new(o, "to", tool_json_bytes(to));
 		json_array_append_new(list, o);
 	}
 	return list;
@@ -135,7 +133,7 @@ static void json_status(json_t *o, char *text)
 		} else if (real = strtod(value, &end), !*end && strspn(value, "0123456789.") == strlen(value)) {
 			json_object_set_new(o, line, json_real(real));
 		} else {
-			json_object_set_new(o, line, json_bytes(value));
+			json_object_set_new(o, line, tool_json_bytes(value));
 		}
 	}
 }
@@ -155,7 +153,7 @@ static json_t *named(const struct tool_mount *m, const struct args *a)
 	d = opendir(path);
 	while (d && (de = readdir(d)))
 		if (de->d_type == DT_DIR && strcmp(de->d_name, ".") && strcmp(de->d_name, ".."))
-			json_array_append_new(list, json_bytes(de->d_name));
+			json_array_append_new(list, tool_json_bytes(de->d_name));
 	if (d)
 		closedir(d);
 	return list;
@@ -178,10 +176,10 @@ static void print_json(const struct tool_mount *m, const char *standing, char *s
 {
 	json_t *o = json_object();
 
-	json_object_set_new(o, "mount", json_bytes(m->point));
-	json_object_set_new(o, "source", json_bytes(m->source));
+	json_object_set_new(o, "mount", tool_json_bytes(m->point));
+	json_object_set_new(o, "source", tool_json_bytes(m->source));
 	if (standing)
-		json_object_set_new(o, "caller", json_bytes(standing));
+		json_object_set_new(o, "caller", tool_json_bytes(standing));
 	if (list)
 		json_object_set(o, "named", list);
 	json_status(o, status);

@@ -35,6 +35,8 @@ static const struct command {
 	{"savepoint", cmd_savepoint, "[MNT] NAME", "set a savepoint"},
 	{"release", cmd_release, "[MNT] NAME", "forget a savepoint, keep the changes"},
 	{"status", cmd_status, "[MNT]", "tell where a transaction stands"},
+	{"prepared", cmd_prepared, "SRC|MNT", "list the prepared transactions, which are in doubt"},
+	{"resolve", cmd_resolve, "SRC|MNT GID OUTCOME", "commit or roll back a prepared transaction"},
 	{"recover", cmd_recover, "SRC", "recover a directory that is not mounted"},
 	{"log", cmd_log, "SRC|MNT", "print the log, a line a record"},
 	{"check", cmd_check, "SRC|MNT", "verify the log and the state directory"},
@@ -45,7 +47,7 @@ static void usage(FILE *out)
 	fprintf(out, "Usage: txnfs COMMAND [OPTION...] ARGUMENT...\n"
 	             "Transactions for files: group file operations, then commit them or roll them back as one.\n\n");
 	for (size_t i = 0; i < ARRAY_LEN(commands); i++)
-		fprintf(out, "  %-10s %-16s %s\n", commands[i].name, commands[i].args, commands[i].what);
+		fprintf(out, "  %-10s %-19s %s\n", commands[i].name, commands[i].args, commands[i].what);
 	fprintf(out, "\n`txnfs COMMAND --help` tells a command's options; txnfs(1) is the manual, txnfs-control(5)\n"
 	             "describes the control files. Exit status: 0 done, 1 failed, 2 wrong usage, 3 `check` found\n"
 	             "problems; `run` gives its command's status, or 125 when txnfs itself failed.\n");

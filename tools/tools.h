@@ -31,6 +31,8 @@ int cmd_rollback(int argc, char **argv);
 int cmd_savepoint(int argc, char **argv);
 int cmd_release(int argc, char **argv);
 int cmd_status(int argc, char **argv);
+int cmd_prepared(int argc, char **argv);
+int cmd_resolve(int argc, char **argv);
 int cmd_recover(int argc, char **argv);
 int cmd_log(int argc, char **argv);
 int cmd_check(int argc, char **argv);
@@ -94,6 +96,10 @@ int tool_ctl_open(const struct tool_mount *m, const char *control, const char *t
  * The write's 0 or -errno.
  */
 int tool_ctl_command(int fd, const char *text, char **answer);
+/* A path as in `changes` or `prepared`: plain, or quoted with C escapes. Decodes in place; returns what comes behind it. */
+char *tool_unquote(char *p, char **path);
+/* Names and paths are bytes; JSON wants UTF-8: other bytes are told as U+FFFD each. */
+json_t *tool_json_bytes(const char *s);
 /* Quote a name for the control language; appends to b. */
 void tool_ctl_quote(struct base_buf *b, const char *name);
 
