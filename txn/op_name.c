@@ -223,13 +223,19 @@ struct link_args {
 static int hold_nameless(struct txn *t, struct txn_wsobj *w)
 {
 	const struct store_ops *so = t->eng->so;
+	struct txn_obj *stage = txn_obj_intern(t->eng, so->get(so->stage(t->eng->store)));
 	char name[20];
-	int r = so->link(w->obj->home, so->stage(t->eng->store), txn_stage_name(w->oid, name));
+	int r;
 
+	if (!stage)
+		return -ENOMEM;
+	r = so->link(w->obj->home, stage->home, txn_stage_name(w->oid, name));
 	if (!r) {
 		w->staged = true;
 		txn_obj_dirty(w->obj);
+		txn_obj_dirty(stage); /* the name there is all that keeps it */
 	}
+	txn_obj_put(stage);
 	return r;
 }
 
