@@ -169,6 +169,9 @@ const struct run_script *run_script(const char *name);
 struct txn_engine *run_engine(struct run *run);
 void run_begin(struct run *run, int t);
 void run_commit(struct run *run, int t);
+void run_prepare(struct run *run, int t);
+bool run_still_prepared(struct run *run, int t);
+void run_find(struct run *run, int t); /* the prepared one that an earlier life has left */
 void run_rollback(struct run *run, int t);
 void run_savepoint(struct run *run, int t, const char *name);
 void run_rollback_to(struct run *run, int t, const char *name);

@@ -22,6 +22,9 @@ struct slot {
 	bool lost;   /* a plain step was done in part: nothing can be said */
 	/* A commit of which nobody knows: all of its slots are as at home, or all are like this. -1: not in it. */
 	int doubt;
+	/* What it will be when the prepared transaction that owns it is committed; -1: none. sure: it must be there. */
+	int prepared;
+	bool sure;
 };
 
 struct savepoint {
@@ -77,6 +80,8 @@ void run_check_views(struct run *run, const char *when);
 void run_pause(void);
 void run_resume(void);
 void run_put_txns(struct run *run);
+/* After everything, without faults: what is in doubt is what may be, and can be committed. */
+void run_verify_prepared(struct run *run, const char *after, bool power_cut);
 void run_fail(struct run *run, const char *fmt, ...) PRINTF_LIKE(2, 3);
 extern const char *run_command; /* how this test is called */
 extern bool run_was_broken;     /* the last run's engine was read-only in the end */

@@ -143,7 +143,8 @@ void run_check_views(struct run *run, const char *when)
 		for (int t = 0; t < RUN_TXNS && !run->broken; t++)
 			if (run->txn[t].t)
 				run_check_slot(run, run->txn[t].t, i,
-				               run->slot[i].owner == t ? run->slot[i].view : run->slot[i].home, when);
+				               run->slot[i].owner == t && run->slot[i].prepared < 0 ? run->slot[i].view
+				                                                                    : run->slot[i].home, when);
 	}
 	run_check_locks(run, when);
 }
@@ -160,7 +161,8 @@ static void check_failed(struct run *run, const char *what, int r, int t, int i)
 	} else if (i >= 0 && !run->broken) {
 		struct slot *s = &run->slot[i];
 
-		run_check_slot(run, t >= 0 ? run->txn[t].t : NULL, i, t >= 0 && s->owner == t ? s->view : s->home,
+		run_check_slot(run, t >= 0 ? run->txn[t].t : NULL, i,
+		               t >= 0 && s->owner == t && s->prepared < 0 ? s->view : s->home,
 		               what);
 	}
 }
@@ -192,7 +194,7 @@ static void release_slots(struct run *run, int t)
 {
 	for (int i = 0; i < run->nslots; i++)
 		if (run->slot[i].owner == t)
-			run->slot[i].owner = -1;
+			run->slot[i].owner = run->slot[i].prepared = -1;
 	txn_put(run->txn[t].t);
 	run->txn[t].t = NULL;
 }
@@ -210,10 +212,38 @@ static void committed(struct run *run, int t)
 		run_check_views(run, "commit");
 }
 
+bool run_still_prepared(struct run *run, int t)
+{
+	for (int i = 0; i < run->nslots; i++)
+		if (run->slot[i].owner == t && run->slot[i].prepared >= 0)
+			return true;
+	return false;
+}
+
+/* It stays prepared, or nobody knows: its slots are its own. */
+static void leave_prepared(struct run *run, int t, bool sure)
+{
+	for (int i = 0; i < run->nslots; i++)
+		if (run->slot[i].owner == t)
+			run->slot[i].sure = run->slot[i].sure && sure;
+	txn_put(run->txn[t].t);
+	run->txn[t].t = NULL;
+	run->broken = run->broken || broken(run);
+}
+
 static void end_by_rollback(struct run *run, int t)
 {
 	int r = txn_rollback(run->txn[t].t);
 
+	if (r && run_still_prepared(run, t)) { /* a rollback that is to last needs the log */
+		run_check_error(run, "rollback", r);
+		if (!broken(run))
+			r = txn_rollback(run->txn[t].t);
+		if (r) {
+			leave_prepared(run, t, !broken(run));
+			return;
+		}
+	}
 	if (r)
 		run_fail(run, "rollback fails: %s", strerror(-r));
 	release_slots(run, t);
@@ -255,7 +285,101 @@ void run_commit(struct run *run, int t)
 					run->slot[i].doubt = run->slot[i].view;
 		check_failed(run, "commit", r, t, -1);
 	}
-	end_by_rollback(run, t);
+	if (run->broken && run_still_prepared(run, t))
+		leave_prepared(run, t, was_broken);
+	else
+		end_by_rollback(run, t);
+}
+
+static const char *gid_of(int t)
+{
+	static const char *const gids[] = {"transaction 0", "transaction 1", "transaction 2", "transaction 3"};
+
+	return gids[t];
+}
+
+void run_prepare(struct run *run, int t)
+{
+	bool was_broken = run->broken;
+	int r;
+
+	bool took = false;
+
+	for (int i = 0; i < run->nslots; i++)
+		took = took || run->slot[i].owner == t;
+	if (!run->txn[t].t || !took) /* of one that could take nothing, nothing could be told */
+		return;
+	r = txn_prepare(run->txn[t].t, gid_of(t), 0);
+	run_check_locks(run, "prepare");
+	if (r && txn_state(run->txn[t].t) != TXN_ABORTED)
+		run_fail(run, "a prepare that fails does not roll back");
+	if (!r)
+		check_success(run, "prepare");
+	if (!r || (broken(run) && !was_broken)) {
+		for (int i = 0; i < run->nslots; i++)
+			if (run->slot[i].owner == t) {
+				run->slot[i].prepared = run->slot[i].view;
+				run->slot[i].sure = !r;
+			}
+		if (r)
+			leave_prepared(run, t, false);
+	} else {
+		release_slots(run, t);
+	}
+	if (r)
+		check_failed(run, "prepare", r, -1, -1);
+	else if (run_hits())
+		run_check_views(run, "prepare");
+}
+
+void run_find(struct run *run, int t)
+{
+	int r;
+
+	if (run->txn[t].t || !run_still_prepared(run, t))
+		return;
+	r = txn_find_prepared(run->eng, gid_of(t), &run->txn[t].t);
+	if (r)
+		run_fail(run, "%s is not prepared any more: %s", gid_of(t), strerror(-r));
+}
+
+static void verify_slots(struct run *run, const char *after, int t, bool power_cut)
+{
+	for (int i = 0; i < run->nslots; i++) {
+		struct slot *s = &run->slot[i];
+		char *text;
+
+		if (s->owner != t || s->lost || (power_cut && s->durable < s->home))
+			continue;
+		text = run_must_draw(run, NULL, i);
+		if (!run_same(run, i, s->prepared, text))
+			run_fail(run, "after %s %s is committed, and %s is\n%s---- expected\n%s", after, gid_of(t),
+			         run->script->slots[i].name, text, run->plan->text[i][s->prepared]);
+		free(text);
+	}
+}
+
+void run_verify_prepared(struct run *run, const char *after, bool power_cut)
+{
+	for (int t = 0; t < RUN_TXNS; t++) {
+		bool sure = false;
+		struct txn *txn;
+		int r = txn_find_prepared(run->eng, gid_of(t), &txn);
+
+		for (int i = 0; i < run->nslots; i++)
+			sure = sure || (run->slot[i].owner == t && run->slot[i].prepared >= 0 && run->slot[i].sure);
+		if (r && sure)
+			run_fail(run, "after %s %s is not in doubt", after, gid_of(t));
+		if (!r && !run_still_prepared(run, t))
+			run_fail(run, "after %s %s is in doubt", after, gid_of(t));
+		if (r)
+			continue;
+		r = txn_commit(txn);
+		txn_put(txn);
+		if (r)
+			run_fail(run, "after %s what is in doubt cannot be committed: %s", after, strerror(-r));
+		verify_slots(run, after, t, power_cut);
+	}
 }
 
 void run_rollback(struct run *run, int t)
@@ -500,6 +624,8 @@ void run_cut_off(struct run *run)
 void run_put_txns(struct run *run)
 {
 	for (int t = 0; t < RUN_TXNS; t++)
-		if (run->txn[t].t)
+		if (run->txn[t].t && run_still_prepared(run, t))
+			leave_prepared(run, t, true);
+		else if (run->txn[t].t)
 			release_slots(run, t);
 }

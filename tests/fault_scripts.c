@@ -467,6 +467,51 @@ static void play_recovered(struct run *run)
 	run_commit(run, 0);
 }
 
+/* ---- two-phase commit ---- */
+
+/* One in doubt, behind it what is committed and not at home, and one that is lost; what they made is lost with the power. */
+static void before_prepared(struct run *run)
+{
+	static const char *const doubtful[] = {"write", "new", "make", NULL};
+	static const char *const winners[] = {"cut", "exchange", "rename", NULL};
+
+	run_begin(run, 0);
+	run_take_all(run, 0, doubtful);
+	run_savepoint(run, 0, "s");
+	run_take_all(run, 0, doubtful);
+	run_rollback_to(run, 0, "s");
+	run_take_all(run, 0, doubtful);
+	run_begin(run, 1);
+	run_take(run, 1, "dir");
+	run_begin(run, 2);
+	run_take_all(run, 2, winners);
+	run_prepare(run, 0);
+	run_take_all(run, 2, winners);
+	run_cut_off(run);
+	run_commit(run, 2);
+}
+
+/* The one in doubt is committed; one is prepared and rolled back, one waits at the end. */
+static void play_prepared(struct run *run)
+{
+	run_look(run, -1, "write");
+	run_begin(run, 1);
+	run_take(run, 1, "dir");
+	run_take(run, 1, "remove");
+	run_prepare(run, 1);
+	run_checkpoint(run);
+	run_find(run, 0);
+	run_commit(run, 0);
+	run_rollback(run, 1);
+	if (run_still_prepared(run, 0)) /* it has failed, and what it holds cannot be taken */
+		return;
+	run_begin(run, 2);
+	run_take(run, 2, "cut");
+	run_take(run, 2, "new");
+	run_take(run, 2, "exchange");
+	run_prepare(run, 2);
+}
+
 const struct run_script run_scripts[] = {
 	{.name = "data", .slots = data_slots, .play = play_data},
 	{.name = "names", .slots = name_slots, .play = play_names},
@@ -481,6 +526,8 @@ const struct run_script run_scripts[] = {
 	 .play = play_recovered},
 	{.name = "carried", .slots = life_slots, .before = before_carried, .armed_open = true, .play = play_recovered,
 	 .checkpoint_bytes = 32u << 10},
+	{.name = "prepared", .slots = life_slots, .before = before_prepared, .power_cut = true, .armed_open = true,
+	 .play = play_prepared},
 	{.name = "first", .slots = first_slots, .fresh = true, .armed_open = true, .play = play_first},
 	{.name = "many", .slots = many_slots, .before = before_many, .armed_open = true, .play = play_many,
 	 .rarely = true},

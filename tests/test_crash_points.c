@@ -303,7 +303,7 @@ static void sequences(void **state)
 	} else if (variants) {
 		each_of(n, from, count, variants, &p);
 	} else {
-		some_of(n, from, count, number("TXNFS_SHARE", (n == 1 ? 50 : n == 2 ? 5000 : 200000) * number("TXNFS_LESS", 1)), &p);
+		some_of(n, from, count, number("TXNFS_SHARE", (n == 1 ? 70 : n == 2 ? 7000 : 280000) * number("TXNFS_LESS", 1)), &p);
 	}
 }
 

@@ -186,6 +186,28 @@ static int start_threads(struct txn_engine *eng)
 	return 0;
 }
 
+/* Let go of all transactions, as a crash would. */
+static void drop_transactions(struct txn_engine *eng)
+{
+	struct txn_list *lists[] = {&eng->open, &eng->installs};
+
+	pthread_rwlock_wrlock(&eng->ns);
+	for (size_t i = 0; i < ARRAY_LEN(lists); i++) {
+		struct txn *t;
+
+		while ((t = TAILQ_FIRST(lists[i]))) {
+			if (i == 0)
+				TAILQ_REMOVE(lists[i], t, link);
+			else
+				TAILQ_REMOVE(lists[i], t, install);
+			txn_ws_detach(&t->ws, 0);
+			atomic_store(&t->state, TXN_ABORTED);
+			txn_put(t);
+		}
+	}
+	pthread_rwlock_unlock(&eng->ns);
+}
+
 int txn_engine_open(const struct txn_config *cfg, struct txn_engine **out, struct txn_recovery *rec, char *err,
                     size_t errlen)
 {
@@ -245,6 +267,7 @@ int txn_engine_open(const struct txn_config *cfg, struct txn_engine **out, struc
 fail:
 	if (!err[0])
 		snprintf(err, errlen, "%s", strerror(-r));
+	drop_transactions(eng); /* those in doubt */
 	engine_free(eng);
 	return r;
 }
@@ -282,24 +305,8 @@ int txn_engine_close(struct txn_engine *eng)
 
 void txn_engine_abandon(struct txn_engine *eng)
 {
-	struct txn_list *lists[] = {&eng->open, &eng->installs};
-
 	stop_threads(eng);
-	pthread_rwlock_wrlock(&eng->ns);
-	for (size_t i = 0; i < ARRAY_LEN(lists); i++) {
-		struct txn *t;
-
-		while ((t = TAILQ_FIRST(lists[i]))) {
-			if (i == 0)
-				TAILQ_REMOVE(lists[i], t, link);
-			else
-				TAILQ_REMOVE(lists[i], t, install);
-			txn_ws_detach(&t->ws, 0);
-			atomic_store(&t->state, TXN_ABORTED);
-			txn_put(t);
-		}
-	}
-	pthread_rwlock_unlock(&eng->ns);
+	drop_transactions(eng);
 	engine_free(eng);
 }
 
