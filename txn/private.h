@@ -417,5 +417,10 @@ int txn_recover(struct txn_engine *eng, struct txn_recovery *rec, char *err, siz
 
 /* sweep.c */
 int txn_sweep(struct txn_engine *eng, uint64_t *swept); /* counts what it has removed */
+/*
+ * *next: above each number that is in use in stage and trash. The log may have lost the record of what a crash left there, and
+ * what is swept comes back with a power cut: a number that is given twice would meet it.
+ */
+int txn_numbers_left(struct txn_engine *eng, uint64_t *next);
 
 #endif

@@ -561,6 +561,9 @@ int txn_recover(struct txn_engine *eng, struct txn_recovery *rec, char *err, siz
 		r = -EXDEV;
 		goto out;
 	}
+	r = txn_numbers_left(eng, &rv.next_oid);
+	if (r)
+		goto out;
 	eng->next_oid = rv.next_oid;
 	eng->next_txid = rv.next_txid;
 	HASH_ITER (hh, rv.open, l, tmp) {

@@ -2,7 +2,10 @@
 #include "txn/private.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <syslog.h>
+
+#define NUMBER_MAX (1ull << 62) /* what is called by a larger one was not called so by us */
 
 struct sweep {
 	struct txn_engine *eng;
@@ -11,13 +14,36 @@ struct sweep {
 	bool stage;
 };
 
+/* Is it called by an object's number? */
+static bool numbered(const char *name)
+{
+	return strlen(name) == 16 && strspn(name, "0123456789abcdef") == 16;
+}
+
+static int note_number(void *arg, const struct store_dirent *de)
+{
+	uint64_t *next = arg, oid = numbered(de->name) ? strtoull(de->name, NULL, 16) : 0;
+
+	if (oid < NUMBER_MAX)
+		*next = base_max_u64(*next, oid + 1);
+	return 0;
+}
+
+int txn_numbers_left(struct txn_engine *eng, uint64_t *next)
+{
+	const struct store_ops *so = eng->so;
+	int r = so->readdir(so->stage(eng->store), note_number, next);
+
+	return r ? r : so->readdir(so->trash(eng->store), note_number, next);
+}
+
 static int sweep_one(void *arg, const struct store_dirent *de)
 {
 	struct sweep *s = arg;
 	const struct store_ops *so = s->eng->so;
 	int r;
 
-	if (strlen(de->name) != 16 || strspn(de->name, "0123456789abcdef") != 16)
+	if (!numbered(de->name))
 		return 0; /* something that is kept for its owner */
 	if (s->stage && txn_stage_needed(s->eng, de->name))
 		return 0;
