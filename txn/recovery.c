@@ -521,7 +521,9 @@ static void abort_losers(struct recovery *rv)
 	struct loser *l, *tmp;
 
 	HASH_ITER (hh, rv->open, l, tmp) {
-		struct wal_rec h = {.type = TXN_REC_ABORT, .txid = l->txid, .prev = l->last};
+		/* Behind the newest of its records, which a copy of them that does not count may be. */
+		struct wal_rec h = {
+			.type = TXN_REC_ABORT, .txid = l->txid, .prev = l->carry_last ? l->carry_last : l->last};
 
 		if (!l->prepared)
 			(void)wal_append(rv->eng->wal, &h, NULL, 0, true);
