@@ -19,7 +19,7 @@ struct report {
 	struct tool_progress progress;
 	bool verbose;
 	bool serving; /* the terminal is the caller's again: no more lines */
-	unsigned long redone, undone;
+	unsigned long redone, undone, in_doubt;
 };
 
 static void report_line(void *arg, const char *line)
@@ -31,6 +31,7 @@ static void report_line(void *arg, const char *line)
 	/* One step of recovery a line; transactions begin with one of these words. */
 	r->redone += !strncmp(line, "redo: ", 6);
 	r->undone += !strncmp(line, "undo: ", 6);
+	r->in_doubt += !strncmp(line, "in doubt: ", 10);
 	if (!r->verbose)
 		return;
 	tool_progress_end(&r->progress);
@@ -42,6 +43,9 @@ static void report_summary(const struct report *r)
 	if (r->redone || r->undone)
 		printf("recovered: %lu transaction%s redone, %lu rolled back\n", r->redone, r->redone == 1 ? "" : "s",
 		       r->undone);
+	if (r->in_doubt)
+		printf("in doubt: %lu prepared transaction%s; `txnfs prepared` lists, `txnfs resolve` decides\n", r->in_doubt,
+		       r->in_doubt == 1 ? "" : "s");
 	fflush(stdout);
 }
 

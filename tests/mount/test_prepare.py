@@ -228,6 +228,7 @@ def test_unmount_keeps_it_and_tools_resolve_offline(t):
     equal(balances(m.src), AFTER, "installed at home")
     equal([r["gid"] for r in json.loads(tool("prepared", "--json", m.src).stdout)], ["h"])
     m.start()
+    check("in doubt: 1 prepared" in m.log_text(), "the mount tells:", m.log_text())
     done(m)
     refused("resolve", m.src, "h", "rollback", words=("mount",))
     tool("resolve", m.mnt, "h", "rollback")
