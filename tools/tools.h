@@ -96,5 +96,7 @@ int tool_ctl_open(const struct tool_mount *m, const char *control, const char *t
 int tool_ctl_command(int fd, const char *text, char **answer);
 /* Quote a name for the control language; appends to b. */
 void tool_ctl_quote(struct base_buf *b, const char *name);
+/* What --isolation's argument is in the control language; NULL: nothing. */
+const char *tool_isolation(const char *arg);
 
 #endif
