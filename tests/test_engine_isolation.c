@@ -13,6 +13,7 @@
 #include <inttypes.h>
 #include <linux/falloc.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <sys/xattr.h>
 
 /* ---- kit ---- */
@@ -995,6 +996,244 @@ static void history_with_threads(void **state UNUSED)
 	history(true, 3000);
 }
 
+/* ---- with threads: lists that transactions append to ---- */
+
+#define LISTS 5
+#define APPENDERS 4
+#define APPENDS_MAX 4000
+
+struct list_read {
+	int list;
+	size_t len; /* elements of others that were there */
+};
+
+struct appender_txn {
+	bool committed;
+	int nreads, nwrites;
+	struct list_read reads[4];
+	int writes[2];
+};
+
+static struct {
+	struct kit k;
+	struct txn_obj *list[LISTS];
+	atomic_uint next;
+	struct appender_txn txn[APPENDS_MAX + 1]; /* by id; 0 is none */
+	unsigned limit;
+	atomic_bool stop;
+	atomic_uint conflicts, busy, snapshots;
+} g;
+
+static size_t read_list(struct txn *t, int i, uint32_t *ids)
+{
+	struct txn_file *f;
+	ssize_t n;
+
+	assert_int_equal(txn_open(g.k.eng, t, g.list[i], O_RDONLY, &f), 0);
+	n = txn_read(f, ids, APPENDS_MAX * sizeof(*ids), 0);
+	assert_true(n >= 0 && n % (ssize_t)sizeof(*ids) == 0);
+	txn_close(f);
+	return (size_t)n / sizeof(*ids);
+}
+
+static int append_list(struct txn *t, int i, uint32_t id)
+{
+	struct txn_file *f;
+	uint64_t off;
+	ssize_t n;
+
+	assert_int_equal(txn_open(g.k.eng, t, g.list[i], O_RDWR, &f), 0);
+	n = txn_append(f, &id, sizeof(id), false, &off);
+	txn_close(f);
+	return n < 0 ? (int)n : 0;
+}
+
+static uint32_t quick_random(uint32_t *state, uint32_t n)
+{
+	*state = *state * 1664525u + 1013904223u;
+	return (*state >> 8) % n;
+}
+
+/* Some lists are read, others (or the same) appended to; the writes of one are either two or one. */
+static void append_once(uint32_t id, uint32_t *state, uint32_t *ids)
+{
+	struct appender_txn *a = &g.txn[id];
+	struct txn *t = begin(&g.k, TXN_SERIALIZABLE);
+	int r = 0;
+
+	for (int i = (int)quick_random(state, 3); i >= 0; i--) {
+		int list = (int)quick_random(state, LISTS);
+
+		a->reads[a->nreads++] = (struct list_read){list, read_list(t, list, ids)};
+	}
+	for (int i = (int)quick_random(state, 3); i > 0 && !r; i--) {
+		int list = (int)quick_random(state, LISTS);
+
+		if (a->nwrites && a->writes[0] == list)
+			continue;
+		r = append_list(t, list, id);
+		a->writes[a->nwrites++] = list;
+	}
+	if (!r)
+		r = txn_commit(t);
+	a->committed = !r;
+	if (r == -ECANCELED)
+		atomic_fetch_add(&g.conflicts, 1);
+	else if (r) {
+		assert_true(r == -EBUSY || r == -EDEADLK);
+		atomic_fetch_add(&g.busy, 1);
+		txn_rollback(t);
+	}
+	txn_put(t);
+}
+
+static void *appender(void *arg)
+{
+	uint32_t state = (uint32_t)(uintptr_t)arg * 7919, id, *ids = malloc(APPENDS_MAX * sizeof(*ids));
+
+	while ((id = atomic_fetch_add(&g.next, 1)) < g.limit) {
+		if (quick_random(&state, 8)) {
+			append_once(id, &state, ids);
+		} else { /* a plain program */
+			g.txn[id].writes[0] = (int)quick_random(&state, LISTS);
+			g.txn[id].nwrites = 1;
+			g.txn[id].committed = !append_list(NULL, g.txn[id].writes[0], id);
+		}
+	}
+	free(ids);
+	return NULL;
+}
+
+/* A snapshot sees the same at any time, and of a transaction all or nothing. */
+static void *looker(void *arg UNUSED)
+{
+	uint32_t *ids[2][LISTS];
+	size_t n[2][LISTS];
+
+	for (int i = 0; i < 2 * LISTS; i++)
+		ids[i / LISTS][i % LISTS] = malloc(APPENDS_MAX * sizeof(uint32_t));
+	while (!atomic_load(&g.stop)) {
+		struct txn *t = begin(&g.k, TXN_SNAPSHOT);
+		uint8_t *seen = calloc(1, APPENDS_MAX + 1);
+
+		for (int round = 0; round < 2; round++)
+			for (int i = 0; i < LISTS; i++)
+				n[round][i] = read_list(t, round ? LISTS - 1 - i : i, ids[round][round ? LISTS - 1 - i : i]);
+		for (int i = 0; i < LISTS; i++) {
+			assert_int_equal(n[0][i], n[1][LISTS - 1 - i]);
+			assert_memory_equal(ids[0][i], ids[1][i], n[0][i] * sizeof(uint32_t));
+			for (size_t j = 0; j < n[0][i]; j++)
+				seen[ids[0][i][j]]++;
+		}
+		for (uint32_t id = 1; id < APPENDS_MAX; id++)
+			if (seen[id])
+				assert_int_equal(seen[id], g.txn[id].nwrites);
+		free(seen);
+		atomic_fetch_add(&g.snapshots, 1);
+		assert_int_equal(txn_commit(t), 0);
+		txn_put(t);
+	}
+	for (int i = 0; i < 2 * LISTS; i++)
+		free(ids[i / LISTS][i % LISTS]);
+	return NULL;
+}
+
+/* One color for all that has been left, to find circles. */
+static uint8_t color[APPENDS_MAX + 1];
+static uint32_t *final[LISTS];
+static size_t finals[LISTS];
+
+static void visit(uint32_t id);
+
+static void depends(uint32_t id, uint32_t on)
+{
+	if (id == on)
+		return;
+	if (color[on] == 1)
+		fail_msg("transactions %u and %u are on a circle of dependencies", id, on);
+	if (!color[on])
+		visit(on);
+}
+
+/* Whatever must come after it in a serial order. */
+static void visit(uint32_t id)
+{
+	struct appender_txn *a = &g.txn[id];
+
+	color[id] = 1;
+	for (int i = 0; i < a->nreads; i++) /* rw: who changed what it has read */
+		if (a->reads[i].len < finals[a->reads[i].list]) {
+			uint32_t next = final[a->reads[i].list][a->reads[i].len];
+
+			/* Its own comes behind what it read only if nothing else came between. */
+			depends(id, next);
+		}
+	for (int i = 0; i < a->nwrites; i++) {
+		int list = a->writes[i];
+		size_t at = 0;
+
+		while (final[list][at] != id)
+			at++;
+		if (at + 1 < finals[list]) /* ww */
+			depends(id, final[list][at + 1]);
+		for (uint32_t r = 1; r < g.limit; r++) /* wr: who has read it */
+			for (int k = 0; k < g.txn[r].nreads && g.txn[r].committed; k++)
+				if (g.txn[r].reads[k].list == list && g.txn[r].reads[k].len == at + 1)
+					depends(id, r);
+	}
+	color[id] = 2;
+}
+
+static void no_circles(void **state UNUSED)
+{
+	const char *steps = getenv("TXNFS_STEPS");
+	pthread_t thread[APPENDERS], look;
+	unsigned committed = 0;
+
+	memset(&g, 0, sizeof(g));
+	memset(color, 0, sizeof(color));
+	g.limit = steps ? (unsigned)base_min_u64(strtoull(steps, NULL, 0), APPENDS_MAX) : 1500;
+	atomic_store(&g.next, 1);
+	kit_new(&g.k);
+	kit_close(&g.k);
+	g.k.threads = true;
+	kit_open(&g.k);
+	for (int i = 0; i < LISTS; i++) {
+		char name[8];
+
+		snprintf(name, sizeof(name), "%d", i);
+		kit_put(&g.k, NULL, name, "");
+		assert_int_equal(kit_try_walk(&g.k, NULL, name, &g.list[i]), 0);
+	}
+	for (uintptr_t i = 0; i < APPENDERS; i++)
+		assert_int_equal(pthread_create(&thread[i], NULL, appender, (void *)(i + 1)), 0);
+	assert_int_equal(pthread_create(&look, NULL, looker, NULL), 0);
+	for (int i = 0; i < APPENDERS; i++)
+		pthread_join(thread[i], NULL);
+	atomic_store(&g.stop, true);
+	pthread_join(look, NULL);
+	for (int i = 0; i < LISTS; i++) {
+		final[i] = malloc(APPENDS_MAX * sizeof(uint32_t));
+		finals[i] = read_list(NULL, i, final[i]);
+		for (size_t k = 0; k < finals[i]; k++)
+			assert_true(g.txn[final[i][k]].committed);
+	}
+	for (uint32_t id = 1; id < g.limit; id++) {
+		committed += g.txn[id].committed;
+		if (g.txn[id].committed && !color[id])
+			visit(id);
+	}
+	print_message("%u committed, %u cancelled, %u busy, %u snapshots\n", committed, atomic_load(&g.conflicts),
+	              atomic_load(&g.busy), atomic_load(&g.snapshots));
+	for (int i = 0; i < LISTS; i++) {
+		free(final[i]);
+		txn_obj_put(g.list[i]);
+	}
+	assert_int_equal(txn_drain(g.k.eng), 0);
+	nothing_kept(&g.k);
+	kit_free(&g.k);
+}
+
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
@@ -1010,6 +1249,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(young_snapshots_go),
 		cmocka_unit_test(history_without_threads),
 		cmocka_unit_test(history_with_threads),
+		cmocka_unit_test(no_circles),
 	};
 
 	if (argc > 1)
