@@ -530,6 +530,56 @@ static void young_snapshots_go(void **state UNUSED)
 	kit_free(&k);
 }
 
+static int no_tmpfile(struct store_obj *dir UNUSED, const struct store_new *nw UNUSED, struct store_obj **out UNUSED,
+                      struct stat *attr UNUSED, struct store_file **file UNUSED)
+{
+	return -ENOSPC;
+}
+
+/* No room for what a snapshot needs: writers go on, commits are installed, and the snapshot says what has become of it. */
+static void a_snapshot_is_lost(void **state UNUSED)
+{
+	struct store_dir_options so = {.create = true};
+	struct txn_config cfg = {.no_threads = true, .segment_size = 256u << 10};
+	struct txn_obj *obj = NULL;
+	struct store_ops poor;
+	struct txn *s, *later;
+	char err[256];
+	struct kit k;
+
+	tree(&k);
+	kit_close(&k);
+	assert_int_equal(store_dir_open(k.dir, &so, &k.store, &k.wal, err, sizeof(err)), 0);
+	poor = *k.store->ops;
+	poor.tmpfile = no_tmpfile;
+	k.store->ops = &poor;
+	cfg.store = k.store;
+	cfg.wal_dirfd = k.wal;
+	assert_int_equal(txn_engine_open(&cfg, &k.eng, NULL, err, sizeof(err)), 0);
+	for (int how = 0; how < PENDING; how++) {
+		struct txn *u;
+
+		s = begin(&k, TXN_SNAPSHOT);
+		kit_expect(&k, s, "d/f", "f0");
+		kit_put(&k, s, "e/own", "1");
+		u = others(&k, how);
+		kit_write(&k, u, "y", 0, "y1");
+		others_done(u);
+		kit_expect(&k, NULL, "y", "y1");
+		assert_int_equal(kit_try_walk(&k, s, "y", &obj), -ECANCELED);
+		assert_int_equal(kit_try_walk(&k, NULL, "y", &obj), 0);
+		assert_int_equal(chmod_path(&k, s, "y", 0600), -ECANCELED);
+		txn_obj_put(obj);
+		later = begin(&k, TXN_SNAPSHOT); /* younger than the trouble */
+		kit_expect(&k, later, "y", "y1");
+		kit_commit(later);
+		cancelled(s, "could not be kept");
+		nothing_kept(&k);
+	}
+	assert_null(txn_engine_error(k.eng));
+	kit_free(&k);
+}
+
 /* ---- random histories ---- */
 
 static uint64_t rng;
@@ -988,12 +1038,12 @@ static void history(bool threads, uint64_t steps)
 
 static void history_without_threads(void **state UNUSED)
 {
-	history(false, 3000);
+	history(false, 2000);
 }
 
 static void history_with_threads(void **state UNUSED)
 {
-	history(true, 3000);
+	history(true, 2000);
 }
 
 /* ---- with threads: lists that transactions append to ---- */
@@ -1192,7 +1242,7 @@ static void no_circles(void **state UNUSED)
 
 	memset(&g, 0, sizeof(g));
 	memset(color, 0, sizeof(color));
-	g.limit = steps ? (unsigned)base_min_u64(strtoull(steps, NULL, 0), APPENDS_MAX) : 1500;
+	g.limit = steps ? (unsigned)base_min_u64(strtoull(steps, NULL, 0), APPENDS_MAX) : 800;
 	atomic_store(&g.next, 1);
 	kit_new(&g.k);
 	kit_close(&g.k);
@@ -1247,6 +1297,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(directories_of_a_snapshot),
 		cmocka_unit_test(files_of_a_snapshot),
 		cmocka_unit_test(young_snapshots_go),
+		cmocka_unit_test(a_snapshot_is_lost),
 		cmocka_unit_test(history_without_threads),
 		cmocka_unit_test(history_with_threads),
 		cmocka_unit_test(no_circles),

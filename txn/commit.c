@@ -333,7 +333,9 @@ static void flip(struct txn *t)
 	txn_isolation_flipped(t);
 	pthread_mutex_lock(&eng->lock);
 	TAILQ_REMOVE(&eng->open, t, link);
-	if (!t->implicit) {
+	if (t->implicit) {
+		TAILQ_INSERT_TAIL(&eng->implicits, t, install);
+	} else {
 		TAILQ_INSERT_TAIL(&eng->installs, t, install);
 		eng->st.committed++;
 		pthread_cond_signal(&eng->work);
@@ -457,10 +459,8 @@ int txn_finish(struct txn *t)
 		eng->ended.n &= ~(size_t)1;
 		eng->ended_pin = base_min_u64(eng->ended_pin, t->first); /* no memory: the log keeps what it has */
 	}
-	if (!t->implicit)
-		TAILQ_REMOVE(&eng->installs, t, install);
-	else
-		eng->implicit--;
+	TAILQ_REMOVE(t->implicit ? &eng->implicits : &eng->installs, t, install);
+	eng->implicit -= t->implicit;
 	eng->finished++;
 	pthread_cond_broadcast(&eng->installed);
 	if (wal_end(eng->wal) - eng->last_checkpoint > eng->cfg.checkpoint_bytes ||
@@ -510,6 +510,7 @@ static int implicit_once(struct txn_engine *eng, int (*op)(struct txn *t, void *
 			                strerror(-r));
 			/* Where the engine's end finds it: until then its version is what everyone sees. */
 			pthread_mutex_lock(&eng->lock);
+			TAILQ_REMOVE(&eng->implicits, t, install);
 			TAILQ_INSERT_TAIL(&eng->installs, t, install);
 			pthread_mutex_unlock(&eng->lock);
 		} else {

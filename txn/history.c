@@ -11,12 +11,7 @@
  */
 #include "txn/private.h"
 
-#include <fcntl.h>
-#include <linux/falloc.h>
 #include <syslog.h>
-
-#define COPY_CHUNK (1u << 20)
-#define KEEPS_MAX 1024 /* open files at most; more removed files' contents are copied */
 
 void txn_history_init(struct txn_engine *eng)
 {
@@ -27,22 +22,9 @@ void txn_history_init(struct txn_engine *eng)
 	TAILQ_INIT(&hy->snapshots);
 }
 
-static void close_spill(struct txn_engine *eng)
-{
-	struct txn_history *hy = &eng->history;
-
-	if (hy->spill) {
-		eng->so->close_file(hy->spill);
-		eng->so->put(hy->spill_obj);
-	}
-	hy->spill = NULL;
-	hy->spill_obj = NULL;
-	hy->spill_end = hy->bytes = 0;
-}
-
 void txn_history_free(struct txn_engine *eng)
 {
-	close_spill(eng);
+	txn_spill_close(eng);
 	pthread_mutex_destroy(&eng->history.lock);
 	pthread_mutex_destroy(&eng->history.ending);
 }
@@ -117,81 +99,6 @@ void txn_history_lose(struct txn_engine *eng, uint64_t bound, int r)
 	pthread_mutex_unlock(&hy->lock);
 }
 
-/* ---- the spill file ---- */
-
-/* So many bytes of it for the caller; *file is open as long as a node of his stands. */
-static int spill_get(struct txn_engine *eng, uint64_t n, struct store_file **file, uint64_t *pos)
-{
-	struct store_new nw = {.mode = S_IFREG | 0600, .uid = geteuid(), .gid = getegid()};
-	struct txn_history *hy = &eng->history;
-	struct stat st;
-	int r = 0;
-
-	pthread_mutex_lock(&hy->lock);
-	if (!hy->spill)
-		r = eng->so->tmpfile(eng->so->stage(eng->store), &nw, &hy->spill_obj, &st, &hy->spill);
-	if (r) {
-		hy->spill = NULL;
-	} else {
-		*file = hy->spill;
-		*pos = hy->spill_end;
-		hy->spill_end += n;
-		hy->bytes += n;
-	}
-	pthread_mutex_unlock(&hy->lock);
-	return r;
-}
-
-static void spill_put(struct txn_engine *eng, uint64_t pos, uint64_t n)
-{
-	struct txn_history *hy = &eng->history;
-	struct store_file *file;
-
-	pthread_mutex_lock(&hy->lock);
-	hy->bytes -= n;
-	file = atomic_load(&hy->active) ? hy->spill : NULL; /* else all of it goes in a moment */
-	pthread_mutex_unlock(&hy->lock);
-	if (file)
-		eng->so->fallocate(file, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, pos, n);
-}
-
-/* From home into the spill: the filesystem below may share blocks, else through memory. */
-static int spill_copy(struct txn_engine *eng, struct store_file *from, uint64_t off, uint64_t n,
-                      struct store_file *spill, uint64_t pos)
-{
-	CLEANUP_FREE char *buf = NULL;
-
-	if (n >= COPY_CHUNK) {
-		ssize_t k = eng->so->copy(from, off, spill, pos, (size_t)base_min_u64(n, 1u << 30));
-
-		if (k > 0) {
-			off += (uint64_t)k;
-			pos += (uint64_t)k;
-			n -= (uint64_t)k;
-		}
-	}
-	buf = n ? malloc((size_t)base_min_u64(n, COPY_CHUNK)) : NULL;
-	if (n && !buf)
-		return -ENOMEM;
-	while (n) {
-		ssize_t k = eng->so->read(from, buf, (size_t)base_min_u64(n, COPY_CHUNK), off), put = 0;
-
-		if (k <= 0)
-			return k ? (int)k : -EIO;
-		while (put < k) {
-			ssize_t m = eng->so->write(spill, buf + put, (size_t)(k - put), pos + (uint64_t)put);
-
-			if (m <= 0)
-				return m ? (int)m : -EIO;
-			put += m;
-		}
-		off += (uint64_t)k;
-		pos += (uint64_t)k;
-		n -= (uint64_t)k;
-	}
-	return 0;
-}
-
 /* ---- nodes ---- */
 
 static void free_values(struct txn_wsxattr **list)
@@ -205,19 +112,6 @@ static void free_values(struct txn_wsxattr **list)
 	}
 }
 
-void txn_keep_put(struct txn_keep *k)
-{
-	struct txn_engine *eng = k->eng;
-
-	if (atomic_fetch_sub(&k->refs, 1) != 1)
-		return;
-	eng->so->close_file(k->file);
-	free(k);
-	pthread_mutex_lock(&eng->history.lock);
-	eng->history.keeps--;
-	pthread_mutex_unlock(&eng->history.lock);
-}
-
 /* Not in any list any more. */
 static void free_node(struct txn_hist *h)
 {
@@ -226,7 +120,7 @@ static void free_node(struct txn_hist *h)
 
 	for (uint64_t at = 0; txn_extents_next(&h->ext, at, &e); at = e.off + e.len)
 		if (e.where == TXN_IN_LOG)
-			spill_put(eng, e.pos, e.len);
+			txn_spill_put(eng, e.pos, e.len);
 	txn_extents_free(&h->ext);
 	free_values(&h->xattrs);
 	if (h->keep)
@@ -376,99 +270,6 @@ struct txn_hist *txn_keep_obj(struct txn_obj *obj, uint64_t bound, const struct 
 	return h;
 }
 
-/* One piece that no node covers. Holes stay holes. */
-static int keep_piece(struct txn_hist *h, struct store_file *file, uint64_t off, uint64_t end)
-{
-	struct txn_engine *eng = h->obj->eng;
-	int r = 0;
-
-	while (off < end && !r) {
-		uint64_t data = off, hole = end, pos;
-		struct store_file *spill;
-
-		r = txn_extents_reserve(&h->ext, 2);
-		if (r)
-			break;
-		if (eng->so->seek(file, off, SEEK_DATA, &data) == -ENXIO)
-			data = end;
-		data = base_min_u64(base_max_u64(data, off), end);
-		if (data > off)
-			txn_extents_set(&h->ext, off, data, TXN_ZERO, 0);
-		if (data == end)
-			break;
-		if (eng->so->seek(file, data, SEEK_HOLE, &hole) || hole <= data)
-			hole = end;
-		hole = base_min_u64(hole, end);
-		r = spill_get(eng, hole - data, &spill, &pos);
-		if (r)
-			break;
-		r = spill_copy(eng, file, data, hole - data, spill, pos);
-		if (r)
-			spill_put(eng, pos, hole - data);
-		else
-			txn_extents_set(&h->ext, data, hole, TXN_IN_LOG, pos);
-		off = hole;
-	}
-	return r;
-}
-
-void txn_keep_data(struct txn_obj *obj, struct txn_hist *h, struct store_file *file, uint64_t off, uint64_t end)
-{
-	struct txn_engine *eng = obj->eng;
-	struct store_file *own = NULL;
-	struct stat st;
-	int r = eng->so->getattr(obj->home, &st);
-
-	if (!r)
-		end = base_min_u64(end, (uint64_t)st.st_size);
-	while (!r && off < end) {
-		struct txn_extent e;
-
-		txn_hist_piece(h, off, end, &e);
-		if (e.where == TXN_AT_HOME) {
-			if (!file)
-				r = eng->so->open(obj->home, O_RDONLY, true, &own);
-			file = file ? file : own;
-			if (!r)
-				r = keep_piece(h, file, off, off + e.len);
-		}
-		off += e.len;
-	}
-	if (own)
-		eng->so->close_file(own);
-	if (r)
-		txn_history_lose(eng, h->epoch, r);
-}
-
-void txn_keep_contents(struct txn_obj *obj, struct txn_hist *h)
-{
-	struct txn_engine *eng = obj->eng;
-	struct txn_history *hy = &eng->history;
-	struct txn_keep *k;
-	bool few;
-
-	if (!S_ISREG(obj->home->kind) || h->keep)
-		return;
-	pthread_mutex_lock(&hy->lock);
-	few = hy->keeps < KEEPS_MAX;
-	hy->keeps += few;
-	pthread_mutex_unlock(&hy->lock);
-	k = few ? calloc(1, sizeof(*k)) : NULL;
-	if (k && !eng->so->open(obj->home, O_RDWR, true, &k->file)) {
-		k->eng = eng;
-		atomic_init(&k->refs, 1);
-		h->keep = k;
-		return;
-	}
-	free(k);
-	if (few) {
-		pthread_mutex_lock(&hy->lock);
-		hy->keeps--;
-		pthread_mutex_unlock(&hy->lock);
-	}
-	txn_keep_data(obj, h, NULL, 0, UINT64_MAX);
-}
-
 void txn_keep_dir(struct txn_obj *dir, uint64_t bound, bool own)
 {
 	struct stat st;
@@ -527,24 +328,33 @@ void txn_keep_installed(struct txn *t)
 	}
 }
 
-void txn_keep_pending(struct txn_engine *eng)
+int txn_keep_pending(struct txn_engine *eng)
 {
+	struct txn_list *lists[] = {&eng->installs, &eng->implicits};
+	CLEANUP_FREE struct txn **pending = NULL;
 	struct txn_wsobj *w, *tmp;
 	struct txn *t;
+	size_t n = 0;
 
-	/* ns and the gate keep them from ending. */
+	/* What is not detached yet stays as it is under ns; the transaction itself under a reference. */
 	pthread_mutex_lock(&eng->lock);
-	t = TAILQ_FIRST(&eng->installs);
+	for (size_t i = 0; i < ARRAY_LEN(lists); i++)
+		TAILQ_FOREACH (t, lists[i], install)
+			n++;
+	pending = calloc(n + 1, sizeof(struct txn *));
+	n = 0;
+	for (size_t i = 0; i < ARRAY_LEN(lists) && pending; i++)
+		TAILQ_FOREACH (t, lists[i], install)
+			pending[n++] = txn_get(t);
 	pthread_mutex_unlock(&eng->lock);
-	while (t) {
-		HASH_ITER (hh, t->ws.objs, w, tmp)
+	for (size_t i = 0; i < n; i++) {
+		HASH_ITER (hh, pending[i]->ws.objs, w, tmp)
 			if (S_ISDIR(w->obj->home->kind) && (w->is_dirview || w->owned) &&
 			    !(w->owned && txn_dir_removed(w)) && !atomic_load(&w->obj->gone))
 				txn_keep_dir(w->obj, UINT64_MAX, false);
-		pthread_mutex_lock(&eng->lock);
-		t = TAILQ_NEXT(t, install);
-		pthread_mutex_unlock(&eng->lock);
+		txn_put(pending[i]);
 	}
+	return pending ? 0 : -ENOMEM;
 }
 
 void txn_keep_seen(struct txn_wsobj *w)
@@ -574,7 +384,7 @@ static bool merge(struct txn_hist *h, struct txn_hist *to)
 			if (have.where == TXN_AT_HOME)
 				txn_extents_set(&to->ext, off, off + have.len, e.where, e.pos + (off - e.off));
 			else if (e.where == TXN_IN_LOG)
-				spill_put(h->obj->eng, e.pos + (off - e.off), have.len);
+				txn_spill_put(h->obj->eng, e.pos + (off - e.off), have.len);
 		}
 	txn_extents_free(&h->ext);
 	txn_extents_init(&h->ext);
@@ -633,7 +443,7 @@ void txn_snapshot_end(struct txn_engine *eng, struct txn_snapshot *s)
 	free(s);
 	pthread_mutex_lock(&hy->lock);
 	if (TAILQ_EMPTY(&hy->snapshots) && !hy->nodes)
-		close_spill(eng);
+		txn_spill_close(eng);
 	pthread_mutex_unlock(&hy->lock);
 	pthread_mutex_unlock(&hy->ending);
 }

@@ -33,7 +33,6 @@ static int begin_strict(struct txn *t, enum txn_isolation level)
 	if (r)
 		return r;
 	/* A point in time: every plain change, logged or not, and every flip is wholly before it or sees the count. */
-	pthread_rwlock_wrlock(&eng->commit_gate);
 	pthread_rwlock_wrlock(&eng->strict_gate);
 	pthread_rwlock_wrlock(&eng->ns);
 	atomic_fetch_add(&eng->strict, 1);
@@ -42,14 +41,17 @@ static int begin_strict(struct txn *t, enum txn_isolation level)
 		txn_snapshot_start(eng, s);
 		t->snapshot = s;
 		atomic_store(&t->snap, s->number);
-		txn_keep_pending(eng);
+		r = txn_keep_pending(eng);
 	} else {
 		atomic_store(&t->reads, rs);
 	}
 	pthread_rwlock_unlock(&eng->ns);
 	pthread_rwlock_unlock(&eng->strict_gate);
-	pthread_rwlock_unlock(&eng->commit_gate);
-	return 0;
+	if (r) {
+		txn_isolation_end(t);
+		atomic_store(&t->snap, 0);
+	}
+	return r;
 }
 
 int txn_set_isolation(struct txn *t, enum txn_isolation level)

@@ -253,7 +253,7 @@ struct txn {
 	uint64_t epoch;                 /* newest snapshot when it was flipped; constant from then on */
 	bool kept;                      /* the snapshots have what its install changes [install] */
 	TAILQ_ENTRY(txn) link;    /* [eng->lock] in eng->open */
-	TAILQ_ENTRY(txn) install; /* [eng->lock] in eng->installs */
+	TAILQ_ENTRY(txn) install; /* [eng->lock] in eng->installs, or eng->implicits */
 };
 TAILQ_HEAD(txn_list, txn);
 
@@ -278,6 +278,7 @@ struct txn_engine {
 	pthread_cond_t timer;     /* for the checkpointer */
 	struct txn_list open;
 	struct txn_list installs; /* committed, in order; the head is being installed */
+	struct txn_list implicits; /* the same of implicit ones, by whoever made them */
 	/*
 	 * COMMIT and first LSN, in pairs, of those that ended behind one that has not: commits become visible, and are
 	 * installed, in another order than their records, and recovery redoes by these. Pruned by checkpoints.
@@ -529,12 +530,15 @@ void txn_keep_contents(struct txn_obj *obj, struct txn_hist *h); /* it loses its
 void txn_keep_dir(struct txn_obj *dir, uint64_t bound, bool own); /* [ns; takes dir->lock] */
 void txn_keep_name(struct txn_obj *dir, const char *name, uint64_t bound, struct txn_obj *there); /* [ns exclusive] */
 /* Installs change times: those who see a version before go on seeing its. Directories when a snapshot begins ... */
-void txn_keep_pending(struct txn_engine *eng);                       /* [commit_gate, ns exclusive] */
+int txn_keep_pending(struct txn_engine *eng);                        /* [ns exclusive] */
 void txn_keep_seen(struct txn_wsobj *w);                             /* ... files when detached [obj->lock exclusive] */
 void txn_keep_installed(struct txn *t);                              /* before the install changes home */
 void txn_keep_names_of(struct txn_ws *ws);                           /* [ns exclusive] before they are detached */
 void txn_history_lose(struct txn_engine *eng, uint64_t bound, int r); /* snapshots up to bound cannot be served */
 uint64_t txn_history_newest(struct txn_history *hy, uint64_t bound);  /* number of the newest active up to bound, or 0 */
+/* history_data.c */
+void txn_spill_put(struct txn_engine *eng, uint64_t pos, uint64_t n); /* the bytes are not needed any more */
+void txn_spill_close(struct txn_engine *eng);                         /* [history.lock] nothing is */
 void txn_keep_put(struct txn_keep *k);
 
 /* history_read.c: what a snapshot's view sees where something has changed since. [obj->lock] */
