@@ -1038,7 +1038,7 @@ static void history(bool threads, uint64_t steps)
 
 static void history_without_threads(void **state UNUSED)
 {
-	history(false, 2000);
+	history(false, 1200);
 }
 
 static void history_with_threads(void **state UNUSED)
