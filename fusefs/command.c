@@ -50,12 +50,13 @@ static int refuse_tx(struct run *r, const struct fusefs_tx *tx, int rc, const ch
 
 static int refuse_failed(struct run *r, const struct fusefs_tx *tx, int rc, enum fusefs_verb verb)
 {
+	const char *conflict = rc == -ECANCELED ? txn_conflict(tx->txn) : NULL;
 	const char *reason = txn_engine_error(r->reg->eng);
 	struct base_buf label = {0};
 
 	tx_put_label(&label, tx);
 	refuse(r, rc, "%s of %s failed: %s", fusefs_verb_name(verb), label.err ? "the transaction" : (char *)label.p,
-	       describe(rc));
+	       conflict ? conflict : describe(rc));
 	if (reason)
 		base_buf_printf(&r->line, "; the mount is read-only: %s", reason);
 	base_buf_free(&label);
@@ -64,12 +65,39 @@ static int refuse_failed(struct run *r, const struct fusefs_tx *tx, int rc, enum
 
 /* ---- options ---- */
 
+static const enum txn_isolation levels[] = {
+	[FUSEFS_READ_COMMITTED] = TXN_READ_COMMITTED,
+	[FUSEFS_SERIALIZABLE] = TXN_SERIALIZABLE,
+	[FUSEFS_SNAPSHOT] = TXN_SNAPSHOT,
+};
+
+/* Members of an ambient transaction share the kernel's cached names and pages with everybody: what they read is not seen. */
 static int check_isolation(struct run *r, const struct fusefs_command *cmd)
 {
 	if (!cmd->has_isolation || cmd->isolation == FUSEFS_READ_COMMITTED)
 		return 0;
-	return refuse(r, -EOPNOTSUPP, "isolation %s is not supported yet: use read committed",
-	              cmd->isolation == FUSEFS_SERIALIZABLE ? "serializable" : "snapshot");
+	return refuse(r, -EOPNOTSUPP,
+	              "isolation %s is not possible in an ambient transaction, which shares cached files with everybody: "
+	              "make a named one (mkdir .txn/NAME) or use `txnfs run --isolation`",
+	              tx_isolation_name(levels[cmd->isolation]));
+}
+
+static int set_isolation(struct run *r, struct fusefs_tx *tx, const struct fusefs_command *cmd)
+{
+	struct fusefs_tx_hooks *hooks = &tx->priv->hooks;
+	int rc = tx->named ? 0 : check_isolation(r, cmd);
+
+	/* What it is already needs no change; a snapshot is taken anew. */
+	if (rc || !cmd->has_isolation ||
+	    (levels[cmd->isolation] == txn_isolation(tx->txn) && cmd->isolation != FUSEFS_SNAPSHOT))
+		return rc;
+	rc = txn_set_isolation(tx->txn, levels[cmd->isolation]);
+	if (rc == -EINVAL)
+		return refuse_tx(r, tx, rc, "has changed something: its isolation level must be set before");
+	if (rc)
+		return refuse_failed(r, tx, rc, cmd->verb);
+	hooks->isolated(hooks->arg, tx);
+	return 0;
 }
 
 /*
@@ -108,7 +136,7 @@ static int run_options(struct run *r, struct fusefs_tx *tx, const struct fusefs_
 {
 	struct fusefs_tx_private *priv = tx->priv;
 	struct fusefs_process *owner;
-	int rc = check_isolation(r, cmd);
+	int rc = set_isolation(r, tx, cmd);
 
 	if (rc)
 		return rc;
@@ -133,7 +161,7 @@ static int run_options(struct run *r, struct fusefs_tx *tx, const struct fusefs_
 	base_buf_printf(&r->line, "ok: ");
 	tx_put_label(&r->line, tx);
 	if (cmd->has_isolation)
-		base_buf_printf(&r->line, ", isolation read committed");
+		base_buf_printf(&r->line, ", isolation %s", tx_isolation_name(txn_isolation(tx->txn)));
 	if (cmd->has_timeout)
 		base_buf_printf(&r->line, ", timeout %g s", cmd->timeout);
 	if (cmd->has_owner)

@@ -147,6 +147,8 @@ void fusefs_tx_last_line(struct fusefs_registry *reg, struct fusefs_tx *tx, cons
 			tx_put_savepoints(out, tx);
 			base_buf_printf(out, ")");
 		}
+		if (txn_conflict(tx->txn))
+			base_buf_printf(out, "; it cannot commit: %s", txn_conflict(tx->txn));
 		base_buf_printf(out, "\n");
 	}
 	if (reason)
@@ -172,6 +174,14 @@ static const char *state_name(enum txn_state state)
 	return "unknown";
 }
 
+const char *tx_isolation_name(enum txn_isolation level)
+{
+	static const char *const names[] = {
+		[TXN_READ_COMMITTED] = "read committed", [TXN_SERIALIZABLE] = "serializable", [TXN_SNAPSHOT] = "snapshot"};
+
+	return names[level];
+}
+
 static void put_number(struct base_buf *out, const char *key, uint64_t value)
 {
 	base_buf_printf(out, "%s: %llu\n", key, (unsigned long long)value);
@@ -194,6 +204,8 @@ static void mount_status(struct fusefs_registry *reg, struct base_buf *out)
 	put_number(out, "checkpoints", st.checkpoints);
 	put_number(out, "installs_pending", st.installs_pending);
 	put_number(out, "logged_objects", st.logged_objects);
+	put_number(out, "snapshots", st.snapshots);
+	put_number(out, "history_bytes", st.history_bytes);
 }
 
 static double seconds_since(const struct timespec *then)
@@ -228,7 +240,7 @@ static void tx_status(struct fusefs_tx *tx, struct base_buf *out)
 	base_buf_printf(out, "owner: ");
 	if (atomic_load(&tx->owner))
 		base_buf_printf(out, "%d", (int)atomic_load(&tx->owner));
-	base_buf_printf(out, "\nisolation: read committed\ntimeout: ");
+	base_buf_printf(out, "\nisolation: %s\ntimeout: ", tx_isolation_name(txn_isolation(tx->txn)));
 	if (has_timeout)
 		base_buf_printf(out, "%g", timeout);
 	base_buf_printf(out, "\nage: %.3f\n", seconds_since(&priv->begun));

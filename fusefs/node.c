@@ -375,7 +375,7 @@ double fusefs_negative_timeout(struct fusefs *fs, const struct fusefs_node *p, c
 {
 	/* In a named view a name that the transaction itself removed may come back with `rollback to`. */
 	if (p->tx)
-		return p->tx->named && !look->contested ? FUSEFS_FOREVER : 0;
+		return p->tx->named && !look->contested && !fusefs_is_frozen(p) ? FUSEFS_FOREVER : 0;
 	return look->contested && in_dispute(fs) ? 0 : FUSEFS_FOREVER;
 }
 

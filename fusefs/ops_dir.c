@@ -107,6 +107,8 @@ static int entry_plus(struct fusefs *fs, struct fusefs_node *p, const struct fus
 	*n = NULL;
 	if (i < 2 || p->kind != FUSEFS_OBJECT)
 		return 0;
+	if (s->tx && txn_isolation(s->txn) == TXN_SERIALIZABLE)
+		return 0; /* a name was read, and nothing of what it leads to */
 	r = txn_lookup(fs->eng, s->txn, p->obj, name, &look);
 	if (r)
 		return r;

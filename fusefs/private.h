@@ -250,6 +250,12 @@ static inline bool fusefs_view_over(const struct fusefs_node *n)
 	       (txn_state(n->tx->txn) == TXN_ABORTED || txn_state(n->tx->txn) == TXN_PREPARED);
 }
 
+/* A node of an open snapshot: whatever others do, it shows what it showed. */
+static inline bool fusefs_is_frozen(const struct fusefs_node *n)
+{
+	return n->tx && txn_isolation(n->tx->txn) == TXN_SNAPSHOT && txn_state(n->tx->txn) == TXN_ACTIVE;
+}
+
 /* The caller's ambient transaction, for requests that reached a shared node; NULL: none (fast when none is open). */
 struct fusefs_tx *fusefs_member_of(struct fusefs *fs, fuse_req_t req);
 

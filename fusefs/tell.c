@@ -36,7 +36,7 @@ void fusefs_tell_object(struct fusefs *fs, struct fusefs_telling *t, const struc
 
 	pthread_mutex_lock(&fs->nodes);
 	for (struct fusefs_node *m = *txn_obj_user(obj); m; m = m->peer)
-		if (m != self)
+		if (m != self && !fusefs_is_frozen(m))
 			fusefs_notice_inode_locked(list_for(t, m), m, off, len);
 	pthread_mutex_unlock(&fs->nodes);
 	filter(fs, &t->first, from, obj);
@@ -48,7 +48,7 @@ void fusefs_tell_name(struct fusefs *fs, struct fusefs_telling *t, const struct 
 	/* A transaction that changed this very name would have made us fail; its other names are none of our business.
 	 */
 	for (struct fusefs_node *m = *txn_obj_user(self->obj); m; m = m->peer)
-		if (m != self) {
+		if (m != self && !fusefs_is_frozen(m)) {
 			fusefs_notice_entry_locked(list_for(t, m), m, name);
 			fusefs_notice_inode_locked(list_for(t, m), m, FUSEFS_ATTRS_ONLY, 0);
 		}

@@ -61,6 +61,8 @@ struct fusefs_tx_hooks {
 	void (*ended)(void *arg, struct fusefs_tx *tx, enum fusefs_end how, void *remembered);
 	/* After rollback to a savepoint (also one that failed half-way): the view's own caches are stale. */
 	void (*rolled_back_to)(void *arg, struct fusefs_tx *tx);
+	/* Its isolation level has been set: whatever the kernel has cached of its view was read before that. */
+	void (*isolated)(void *arg, struct fusefs_tx *tx);
 	/* The last reference is going. */
 	void (*gone)(void *arg, struct fusefs_tx *tx);
 	/* None may be NULL. */

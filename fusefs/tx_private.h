@@ -121,6 +121,7 @@ const char *tx_bad_name(const char *name);
 /* message.c: keep a line for the process; forget all. */
 void tx_remember(struct fusefs_registry *reg, const struct fusefs_process *p, const struct base_buf *line);
 void tx_forget_messages(struct fusefs_registry *reg);
+const char *tx_isolation_name(enum txn_isolation level);
 /* "transaction 3 "deploy""; a name in quotes; savepoints' names, newest last. */
 void tx_put_label(struct base_buf *b, const struct fusefs_tx *tx);
 void tx_put_name(struct base_buf *b, const char *name);

@@ -174,7 +174,7 @@ static void tell_others(struct fusefs_notices *list, const struct fusefs_tx *tx,
 	if (!obj)
 		return;
 	for (struct fusefs_node *m = *txn_obj_user(obj); m; m = m->peer)
-		if (m->tx != tx)
+		if (m->tx != tx && !fusefs_is_frozen(m))
 			fusefs_notice_inode_locked(list, m, data ? 0 : FUSEFS_ATTRS_ONLY, 0);
 }
 
@@ -198,7 +198,7 @@ static void committed_name(struct fusefs_notices *list, const struct fusefs_tx *
 	bool live = c->before == c->after || made_here(tx, c->after);
 
 	for (struct fusefs_node *m = *txn_obj_user(c->dir); m; m = m->peer) {
-		if (m->tx == tx)
+		if (m->tx == tx || fusefs_is_frozen(m))
 			continue;
 		/* Never detach a live directory: working directories and mounts below it would go with it. */
 		if (before && (m->tx ? c->before != c->after : !live))
@@ -263,6 +263,8 @@ static void rolled_back_name(struct fusefs_notices *list, const struct change *c
 	}
 }
 
+static void rolled_back_to(void *arg, struct fusefs_tx *tx);
+
 static void ended(void *arg, struct fusefs_tx *tx, enum fusefs_end how, void *remembered)
 {
 	struct fusefs *fs = arg;
@@ -298,6 +300,9 @@ static void ended(void *arg, struct fusefs_tx *tx, enum fusefs_end how, void *re
 		v->dir->retired = true;
 	pthread_mutex_unlock(&fs->nodes);
 	fusefs_notices_send(fs, &list);
+	/* A snapshot's nodes showed what was: they show the committed version from now on. */
+	if (txn_isolation(tx->txn) == TXN_SNAPSHOT)
+		rolled_back_to(fs, tx);
 	atomic_store(&v->settled, true);
 	if (c)
 		settled(fs, c);
@@ -393,6 +398,30 @@ static void rolled_back_to(void *arg, struct fusefs_tx *tx)
 	fusefs_notices_send(fs, &list);
 }
 
+/*
+ * All that the kernel has of the view it must ask for again: the level counts from now on. Dropping the root's name drops the
+ * missing names below as well, which no node stands for.
+ */
+static void isolated(void *arg, struct fusefs_tx *tx)
+{
+	struct fusefs *fs = arg;
+	struct fusefs_view *v = view_of(tx);
+	struct fusefs_notices list = {0};
+	struct fusefs_node *n;
+
+	pthread_mutex_lock(&fs->nodes);
+	LIST_FOREACH(n, &v->nodes, of_view)
+	{
+		fusefs_notice_inode_locked(&list, n, 0, 0);
+		if (n->parent && n->nlookup)
+			fusefs_notice_entry_locked(&list, n->parent, n->name);
+	}
+	if (v->dir)
+		fusefs_notice_entry_locked(&list, v->dir, "root");
+	pthread_mutex_unlock(&fs->nodes);
+	fusefs_notices_send(fs, &list);
+}
+
 int fusefs_view_remove(struct fusefs *fs, struct fusefs_tx *tx, const struct fusefs_caller *who)
 {
 	int r;
@@ -413,6 +442,7 @@ void fusefs_view_hooks(struct fusefs *fs, struct fusefs_tx_hooks *hooks)
 		.ending = ending,
 		.ended = ended,
 		.rolled_back_to = rolled_back_to,
+		.isolated = isolated,
 		.gone = gone,
 	};
 }

@@ -47,6 +47,9 @@ struct txn {
 	uint64_t id;
 	char names[16][FUSEFS_NAME_MAX + 1];
 	size_t n;
+	enum txn_isolation isolation;
+	int isolation_rc;
+	const char *conflict;
 };
 
 static struct txn_engine engine = {.lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
@@ -91,6 +94,24 @@ void txn_put(struct txn *t)
 		txns_alive--;
 		free(t);
 	}
+}
+
+int txn_set_isolation(struct txn *t, enum txn_isolation level)
+{
+	if (t->isolation_rc)
+		return t->isolation_rc;
+	t->isolation = level;
+	return 0;
+}
+
+enum txn_isolation txn_isolation(const struct txn *t)
+{
+	return t->isolation;
+}
+
+const char *txn_conflict(const struct txn *t)
+{
+	return t->conflict;
 }
 
 enum txn_state txn_state(const struct txn *t)
@@ -325,6 +346,11 @@ static void hook_rolled_back_to(void *arg UNUSED, struct fusefs_tx *tx UNUSED)
 	trace("rolled_back_to");
 }
 
+static void hook_isolated(void *arg UNUSED, struct fusefs_tx *tx UNUSED)
+{
+	trace("isolated");
+}
+
 static void hook_gone(void *arg UNUSED, struct fusefs_tx *tx UNUSED)
 {
 	pthread_mutex_lock(&seen.lock);
@@ -338,6 +364,7 @@ static const struct fusefs_tx_hooks hooks = {
 	.ending = hook_ending,
 	.ended = hook_ended,
 	.rolled_back_to = hook_rolled_back_to,
+	.isolated = hook_isolated,
 	.gone = hook_gone,
 };
 
@@ -1231,13 +1258,44 @@ static void texts(void **state UNUSED)
 	agent_end(&a);
 }
 
+static void isolation_levels(void **state UNUSED)
+{
+	struct agent a = agent_start();
+	struct base_buf text = {0};
+	struct fusefs_caller who = caller(a.pid);
+	struct fusefs_tx *tx = make("x");
+
+	assert_int_equal(run_on(tx, a.pid, "isolation serializable"), 0);
+	assert_says("isolation serializable");
+	assert_int_equal(tx->txn->isolation, TXN_SERIALIZABLE);
+	assert_non_null(strstr(seen.trace, "isolated"));
+	assert_int_equal(fusefs_tx_status(reg, tx, &text), 0);
+	assert_non_null(strstr((char *)text.p, "\nisolation: serializable\n"));
+	base_buf_free(&text);
+	tx->txn->isolation_rc = -EINVAL;
+	assert_int_equal(run_on(tx, a.pid, "isolation serializable timeout 3"), 0); /* as it is */
+	assert_int_equal(run_on(tx, a.pid, "isolation snapshot"), -EINVAL);
+	assert_says("transaction 1 \"x\" has changed something");
+	/* An operation, or the commit, came too late. */
+	tx->txn->conflict = "d/f has other contents than this transaction has read";
+	read_ctl(tx, a.pid);
+	assert_says("it cannot commit: d/f has other contents");
+	engine.commit_rc = -ECANCELED;
+	assert_int_equal(run_on(tx, a.pid, "commit"), -ECANCELED);
+	assert_says("failed: d/f has other contents than this transaction has read (ECANCELED)");
+	engine.commit_rc = 0;
+	assert_int_equal(fusefs_tx_remove(tx, &who), 0);
+	fusefs_tx_put(tx);
+	agent_end(&a);
+}
+
 static void not_supported(void **state UNUSED)
 {
 	struct agent a = agent_start();
 	char text[300] = "prepare ";
 
 	assert_int_equal(run(a.pid, "begin isolation serializable"), -EOPNOTSUPP);
-	assert_says("serializable");
+	assert_says("txnfs run --isolation");
 	assert_int_equal(run(a.pid, "begin isolation level snapshot"), -EOPNOTSUPP);
 	assert_int_equal(member(a.pid), 0);
 	assert_int_equal(run(a.pid, "begin isolation level read committed timeout 2.5"), 0);
@@ -1500,6 +1558,7 @@ int main(int argc, char **argv)
 		TEST(begin_twice),
 		TEST(savepoints),
 		TEST(texts),
+		TEST(isolation_levels),
 		TEST(not_supported),
 		TEST(two_phases),
 		TEST(messages),

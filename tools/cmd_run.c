@@ -20,7 +20,7 @@
 
 struct run {
 	const char *point; /* as given */
-	const char *name_given, *control;
+	const char *name_given, *control, *isolation;
 	bool ambient, verbose;
 	char **cmd;
 
@@ -261,7 +261,7 @@ static int in_ambient(const struct run *run)
 
 static int begin_named(struct run *run)
 {
-	char text[64];
+	char text[128];
 	int r;
 
 	if (asprintf(&run->dir, "%s/%s/%s", run->mount.point, run->control, run->name) < 0) {
@@ -297,7 +297,8 @@ static int begin_named(struct run *run)
 		rmdir(run->dir);
 		return -EIO;
 	}
-	snprintf(text, sizeof(text), "owner %d\n", getpid());
+	snprintf(text, sizeof(text), "owner %d%s%s\n", getpid(), run->isolation ? " isolation " : "",
+	         run->isolation ? run->isolation : "");
 	r = command(run, text, "begin");
 	if (r)
 		rmdir(run->dir);
@@ -314,6 +315,8 @@ static int begin_ambient(struct run *run)
 		return -EIO;
 	base_buf_printf(&b, "begin ");
 	tool_ctl_quote(&b, run->name);
+	if (run->isolation)
+		base_buf_printf(&b, " isolation %s", run->isolation); /* says what is wrong with that, if anything is */
 	base_buf_put(&b, "\n", 2);
 	r = b.err;
 	if (!r)
@@ -414,6 +417,11 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 	case 'a':
 		run->ambient = true;
 		return 0;
+	case 'i':
+		run->isolation = tool_isolation(arg);
+		if (!run->isolation)
+			argp_error(state, "--isolation: \"%s\" is not read-committed, serializable or snapshot", arg);
+		return 0;
 	case 'c':
 		run->control = arg;
 		return 0;
@@ -443,6 +451,7 @@ int cmd_run(int argc, char **argv)
 	static const struct argp_option options[] = {
 		{"name", 'n', "NAME", 0, "Name of the transaction (default run-PID-...)", 0},
 		{"ambient", 'a', NULL, 0, "Use no private namespace: the command's processes are members instead", 0},
+		{"isolation", 'i', "LEVEL", 0, "read-committed (the default), serializable or snapshot", 0},
 		{"control", 'c', "NAME", 0, "Name of the control directory (default $TXNFS_CONTROL or .txn)", 0},
 		{"verbose", 'v', NULL, 0, "Tell how it ends", 0},
 		{0},

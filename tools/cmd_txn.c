@@ -94,11 +94,8 @@ static error_t parse_begin(int key, char *arg, struct argp_state *state)
 		a->timeout = arg;
 		return 0;
 	case 'i':
-		if (!strcasecmp(arg, "read-committed") || !strcasecmp(arg, "read committed"))
-			a->isolation = "read committed";
-		else if (!strcasecmp(arg, "serializable") || !strcasecmp(arg, "snapshot"))
-			a->isolation = arg;
-		else
+		a->isolation = tool_isolation(arg);
+		if (!a->isolation)
 			argp_error(state, "--isolation: \"%s\" is not read-committed, serializable or snapshot", arg);
 		return 0;
 	default:

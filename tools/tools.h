@@ -102,5 +102,7 @@ char *tool_unquote(char *p, char **path);
 json_t *tool_json_bytes(const char *s);
 /* Quote a name for the control language; appends to b. */
 void tool_ctl_quote(struct base_buf *b, const char *name);
+/* What --isolation's argument is in the control language; NULL: nothing. */
+const char *tool_isolation(const char *arg);
 
 #endif

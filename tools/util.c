@@ -163,3 +163,10 @@ void tool_ctl_quote(struct base_buf *b, const char *name)
 		base_buf_put(b, *p == '"' ? "\"\"" : p, *p == '"' ? 2 : 1);
 	base_buf_put(b, "\"", 1);
 }
+
+const char *tool_isolation(const char *arg)
+{
+	if (!strcasecmp(arg, "read-committed") || !strcasecmp(arg, "read committed"))
+		return "read committed";
+	return !strcasecmp(arg, "serializable") ? "serializable" : !strcasecmp(arg, "snapshot") ? "snapshot" : NULL;
+}

@@ -63,6 +63,7 @@ void txn_put(struct txn *t)
 {
 	if (atomic_fetch_sub(&t->refs, 1) != 1)
 		return;
+	txn_isolation_free(t);
 	drop_savepoints(t, 0);
 	free(t->savepoints);
 	free(t->gid);
@@ -231,6 +232,7 @@ void txn_discard(struct txn *t)
 	txn_ws_detach(&t->ws, 0);
 	pthread_rwlock_unlock(&eng->ns);
 	sweep(eng, &files);
+	txn_isolation_end(t);
 	txn_give_back(t);
 	pthread_mutex_lock(&eng->lock);
 	TAILQ_REMOVE(&eng->open, t, link);
@@ -326,10 +328,14 @@ static void flip(struct txn *t)
 	pthread_rwlock_wrlock(&eng->ns);
 	if (t->gid)
 		txn_unhide(t);
+	txn_isolation_flip(t);
 	atomic_store_explicit(&t->state, TXN_COMMITTED, memory_order_release); /* I3 */
+	txn_isolation_flipped(t);
 	pthread_mutex_lock(&eng->lock);
 	TAILQ_REMOVE(&eng->open, t, link);
-	if (!t->implicit) {
+	if (t->implicit) {
+		TAILQ_INSERT_TAIL(&eng->implicits, t, install);
+	} else {
 		TAILQ_INSERT_TAIL(&eng->installs, t, install);
 		eng->st.committed++;
 		pthread_cond_signal(&eng->work);
@@ -356,6 +362,17 @@ static bool nothing_stands(struct txn *t)
 	return !t->recs.n;
 }
 
+/* It is not serializable, or its snapshot came too late. [txn->lock] */
+static void cancel(struct txn *t, int r)
+{
+	if (r != -ECANCELED)
+		return; /* it could not be told: still open */
+	pthread_mutex_lock(&t->eng->lock);
+	t->eng->st.rolled_back++;
+	pthread_mutex_unlock(&t->eng->lock);
+	txn_discard(t);
+}
+
 int txn_commit(struct txn *t)
 {
 	struct txn_engine *eng = t->eng;
@@ -368,6 +385,11 @@ int txn_commit(struct txn *t)
 	if (r)
 		goto out;
 	if (!prepared && nothing_stands(t)) {
+		r = txn_certify(t); /* what it read must have been true at one moment all the same */
+		if (r) {
+			cancel(t, r);
+			goto out;
+		}
 		txn_discard(t);
 		atomic_store(&t->state, TXN_ENDED);
 		pthread_mutex_lock(&eng->lock);
@@ -379,7 +401,15 @@ int txn_commit(struct txn *t)
 	if (r)
 		goto out;
 	pthread_rwlock_rdlock(&eng->commit_gate);
+	r = prepared ? 0 : txn_certify(t);
+	if (r) {
+		pthread_rwlock_unlock(&eng->commit_gate);
+		cancel(t, r);
+		goto out;
+	}
 	r = log_commit(t);
+	if (r && !prepared)
+		txn_uncertify(t);
 	if (!r) {
 		r = wal_force(eng->wal, t->commit_lsn); /* I1 */
 		if (r) {
@@ -392,6 +422,8 @@ int txn_commit(struct txn *t)
 		}
 	}
 	pthread_rwlock_unlock(&eng->commit_gate);
+	if (!r)
+		txn_isolation_end(t);
 out:
 	pthread_mutex_unlock(&t->lock);
 	if (!r && inline_install && txn_state(t) == TXN_COMMITTED) {
@@ -427,10 +459,8 @@ int txn_finish(struct txn *t)
 		eng->ended.n &= ~(size_t)1;
 		eng->ended_pin = base_min_u64(eng->ended_pin, t->first); /* no memory: the log keeps what it has */
 	}
-	if (!t->implicit)
-		TAILQ_REMOVE(&eng->installs, t, install);
-	else
-		eng->implicit--;
+	TAILQ_REMOVE(t->implicit ? &eng->implicits : &eng->installs, t, install);
+	eng->implicit -= t->implicit;
 	eng->finished++;
 	pthread_cond_broadcast(&eng->installed);
 	if (wal_end(eng->wal) - eng->last_checkpoint > eng->cfg.checkpoint_bytes ||
@@ -455,6 +485,8 @@ static int implicit_once(struct txn_engine *eng, int (*op)(struct txn *t, void *
 	if (!r && t->recs.n)
 		r = txn_sync_plain(t);
 	if (!r && t->recs.n)
+		r = txn_certify(t);
+	if (!r && t->recs.n)
 		r = log_commit(t); /* as durable as a plain operation: fsync forces it */
 	if (!r && t->forced) {
 		r = wal_force(eng->wal, t->commit_lsn); /* I1 */
@@ -478,6 +510,7 @@ static int implicit_once(struct txn_engine *eng, int (*op)(struct txn *t, void *
 			                strerror(-r));
 			/* Where the engine's end finds it: until then its version is what everyone sees. */
 			pthread_mutex_lock(&eng->lock);
+			TAILQ_REMOVE(&eng->implicits, t, install);
 			TAILQ_INSERT_TAIL(&eng->installs, t, install);
 			pthread_mutex_unlock(&eng->lock);
 		} else {

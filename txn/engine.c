@@ -96,6 +96,9 @@ static int engine_locks(struct txn_engine *eng)
 	pthread_rwlockattr_setkind_np(&fair, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
 	pthread_rwlock_init(&eng->commit_gate, &fair);
 	pthread_rwlock_init(&eng->ns, &fair);
+	pthread_rwlock_init(&eng->strict_gate, &fair);
+	pthread_mutex_init(&eng->certify, NULL);
+	txn_history_init(eng);
 	pthread_rwlockattr_destroy(&fair);
 	pthread_mutex_init(&eng->tab, NULL);
 	pthread_mutex_init(&eng->lock, NULL);
@@ -108,6 +111,7 @@ static int engine_locks(struct txn_engine *eng)
 	pthread_condattr_destroy(&mono);
 	TAILQ_INIT(&eng->open);
 	TAILQ_INIT(&eng->installs);
+	TAILQ_INIT(&eng->implicits);
 	TAILQ_INIT(&eng->marked);
 	TAILQ_INIT(&eng->marked_names);
 	eng->ended_pin = UINT64_MAX;
@@ -137,12 +141,15 @@ static void unmark_all(struct txn_engine *eng)
 static void engine_free(struct txn_engine *eng)
 {
 	unmark_all(eng);
+	txn_history_free(eng);
 	base_vec_free(&eng->ended);
 	if (eng->root)
 		txn_obj_put(eng->root);
 	if (eng->wal)
 		wal_close(eng->wal);
 	pthread_rwlock_destroy(&eng->commit_gate);
+	pthread_rwlock_destroy(&eng->strict_gate);
+	pthread_mutex_destroy(&eng->certify);
 	pthread_rwlock_destroy(&eng->ns);
 	pthread_mutex_destroy(&eng->tab);
 	pthread_mutex_destroy(&eng->lock);
@@ -190,11 +197,12 @@ static int start_threads(struct txn_engine *eng)
 static void drop_transactions(struct txn_engine *eng)
 {
 	struct txn_list *lists[] = {&eng->open, &eng->installs};
+	struct txn *t;
 
+	TAILQ_FOREACH (t, &eng->open, link)
+		txn_isolation_end(t);
 	pthread_rwlock_wrlock(&eng->ns);
 	for (size_t i = 0; i < ARRAY_LEN(lists); i++) {
-		struct txn *t;
-
 		while ((t = TAILQ_FIRST(lists[i]))) {
 			if (i == 0)
 				TAILQ_REMOVE(lists[i], t, link);
@@ -322,6 +330,11 @@ void txn_engine_stats(struct txn_engine *eng, struct txn_stats *st)
 	TAILQ_FOREACH (t, &eng->installs, install)
 		st->installs_pending++;
 	pthread_mutex_unlock(&eng->lock);
+	pthread_mutex_lock(&eng->history.lock);
+	st->snapshots = atomic_load(&eng->history.active);
+	st->history_nodes = eng->history.nodes;
+	st->history_bytes = eng->history.bytes;
+	pthread_mutex_unlock(&eng->history.lock);
 	st->log_bytes = wal_end(eng->wal) - wal_begin(eng->wal);
 }
 

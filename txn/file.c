@@ -7,7 +7,7 @@ int txn_open(struct txn_engine *eng, struct txn *view, struct txn_obj *obj, int 
 {
 	struct txn_file *f;
 	int mode = (flags & O_ACCMODE) == O_RDONLY && !(flags & O_TRUNC) ? O_RDONLY : O_RDWR;
-	int r;
+	int r = 0;
 
 	if (S_ISDIR(obj->home->kind))
 		return -EISDIR;
@@ -29,7 +29,14 @@ int txn_open(struct txn_engine *eng, struct txn *view, struct txn_obj *obj, int 
 	f->flags = flags;
 	atomic_fetch_add(&obj->opens, 1);
 	/* Access was checked against the view's mode, which home may not have yet: overcome home's. */
-	r = eng->so->open(obj->home, mode, true, &f->home);
+	f->keep = txn_hist_keep(txn_view(view), obj);
+	if (f->keep)
+		f->home = f->keep->file;
+	else
+		r = eng->so->open(obj->home, mode, true, &f->home);
+	/* Removed since the view's snapshot, and all of its contents were kept. */
+	if ((r == -ENOENT || r == -ESTALE) && txn_snap(txn_view(view)))
+		r = 0;
 	if (!r && (flags & O_TRUNC)) {
 		struct stat st = {0};
 
@@ -63,7 +70,9 @@ int txn_file_new(struct txn_engine *eng, struct txn *view, struct txn_obj *obj, 
 
 void txn_close(struct txn_file *f)
 {
-	if (f->home)
+	if (f->keep)
+		txn_keep_put(f->keep);
+	else if (f->home)
 		f->eng->so->close_file(f->home);
 	atomic_fetch_sub(&f->obj->opens, 1);
 	txn_obj_put(f->obj);
@@ -134,12 +143,26 @@ ssize_t txn_read_locked(struct txn_obj *obj, struct txn_wsobj *w, struct store_f
 
 ssize_t txn_read(struct txn_file *f, void *buf, size_t n, uint64_t off)
 {
+	struct txn_wsobj *w;
+	struct txn_hist *h;
+	struct txn *view;
 	ssize_t r;
 
 	if (atomic_load(&f->obj->dead))
 		return -ESTALE;
 	pthread_rwlock_rdlock(&f->obj->lock);
-	r = txn_read_locked(f->obj, txn_version(f->obj, txn_view(f->txn)), f->home, buf, n, off);
+	view = txn_view(f->txn);
+	w = txn_version(f->obj, view);
+	h = w && w->ws->txn == view ? NULL : txn_hist_first(view, f->obj);
+	r = txn_snap_check(view);
+	if (!r)
+		r = txn_note_data(view, f->obj);
+	if (!r && h)
+		r = txn_hist_read(h, w, f->home, buf, n, off);
+	else if (!r && !f->home && !w)
+		r = -ESTALE; /* removed, and the snapshot that had it is over */
+	else if (!r)
+		r = txn_read_locked(f->obj, w, f->home, buf, n, off);
 	pthread_rwlock_unlock(&f->obj->lock);
 	return r;
 }
@@ -148,13 +171,31 @@ int txn_seek(struct txn_file *f, uint64_t off, int whence, uint64_t *out)
 {
 	struct txn_obj *obj = f->obj;
 	struct txn_wsobj *w;
+	struct txn_hist *h;
+	struct txn *view;
 	uint64_t size;
 	int r = -ENXIO;
 
 	if (whence != SEEK_DATA && whence != SEEK_HOLE)
 		return -EINVAL;
 	pthread_rwlock_rdlock(&obj->lock);
-	w = txn_version(obj, txn_view(f->txn));
+	view = txn_view(f->txn);
+	w = txn_version(obj, view);
+	h = w && w->ws->txn == view ? NULL : txn_hist_first(view, obj);
+	if ((r = txn_snap_check(view)) || (r = txn_note_data(view, obj)))
+		goto out;
+	r = -ENXIO;
+	if (h) { /* all of it counts as data */
+		if (off < (uint64_t)h->attr.st_size) {
+			*out = whence == SEEK_DATA ? off : (uint64_t)h->attr.st_size;
+			r = 0;
+		}
+		goto out;
+	}
+	if (!w && !f->home) {
+		r = -ESTALE;
+		goto out;
+	}
 	if (!w || !(w->changed & (TXN_CH_DATA | TXN_CH_SIZE))) {
 		r = obj->eng->so->seek(f->home, off, whence, out);
 		goto out;

@@ -248,8 +248,10 @@ int txn_install(struct txn_ws *ws, struct txn *t UNUSED, uint64_t *objects, uint
 
 int txn_install_reserved(struct txn *t)
 {
-	int r = txn_install(&t->ws, t, NULL, NULL);
+	int r;
 
+	txn_keep_installed(t);
+	r = txn_install(&t->ws, t, NULL, NULL);
 	if ((r == -ENOSPC || r == -EDQUOT) && t->reserved) {
 		txn_give_back(t);
 		r = txn_install(&t->ws, t, NULL, NULL);

@@ -12,21 +12,44 @@ static struct txn_name *visible_name(struct txn *view, struct txn_obj *dir, cons
 	return e && e->txn && txn_visible(e->txn, view) ? e : NULL;
 }
 
+/* Is it not home that decides what a view sees at a name? Then *there (may be NULL) is what. e: its entry, or NULL. */
+static bool decided(struct txn *view, struct txn_obj *dir, const char *name, struct txn_name *e, struct txn_obj **there)
+{
+	if (e && !e->txn)
+		e = NULL; /* a mark */
+	if (txn_snap(view) && !(e && e->txn == view)) {
+		if (txn_hist_name(view, dir, name, there))
+			return true;
+		if (e && !txn_visible(e->txn, view) && txn_state(e->txn) == TXN_COMMITTED) {
+			*there = e->before; /* home may be on its way to what came later */
+			return true;
+		}
+	}
+	if (!e || !txn_visible(e->txn, view))
+		return false;
+	*there = e->after;
+	return true;
+}
+
 int txn_resolve_name(struct txn *view, struct txn_obj *dir, const char *name, struct txn_obj **out, struct stat *attr,
                      bool *attr_valid)
 {
-	struct txn_name *e = visible_name(view, dir, name);
+	struct txn_obj *there;
 	struct store_obj *home;
-	int r;
+	int r = txn_snap_check(view);
 
 	*out = NULL;
 	*attr_valid = false;
-	if (e) {
-		if (!e->after)
+	if (r)
+		return r;
+	if (decided(view, dir, name, dir->names ? txn_name_find(dir, name) : NULL, &there)) {
+		if (!there)
 			return -ENOENT;
-		*out = txn_obj_get(e->after);
+		*out = txn_obj_get(there);
 		return 0;
 	}
+	if (txn_snap(view) && atomic_load(&dir->gone))
+		return -ENOENT; /* it was empty when it went */
 	if (atomic_load(&dir->dead))
 		return -ESTALE;
 	r = dir->eng->so->lookup(dir->home, name, &home, attr);
@@ -51,13 +74,23 @@ int txn_lookup(struct txn_engine *eng, struct txn *view, struct txn_obj *dir, co
 	pthread_rwlock_rdlock(&eng->ns);
 	e = dir->names ? txn_name_find(dir, name) : NULL;
 	look->contested = e && e->txn && !e->txn->implicit && txn_is_open(e->txn);
+	view = txn_view(view);
 	r = txn_resolve_name(view, dir, name, &look->obj, &look->attr, &valid);
+	if (!r || r == -ENOENT) {
+		int s = txn_note_name(view, dir, name, look->obj);
+
+		if (s && look->obj)
+			txn_obj_put(look->obj);
+		if (s)
+			look->obj = NULL;
+		r = s ? s : r;
+	}
 	if (!r) {
 		pthread_rwlock_rdlock(&look->obj->lock);
 		w = txn_version(look->obj, view);
 		look->own = w && w->ws->txn == view;
 		pthread_rwlock_unlock(&look->obj->lock);
-		if (!valid || w || !TAILQ_EMPTY(&look->obj->dirviews))
+		if (!valid || w || (view && txn_strict(eng)) || !TAILQ_EMPTY(&look->obj->dirviews))
 			r = txn_attr_locked(view, look->obj, &look->attr);
 		if (r) {
 			txn_obj_put(look->obj);
@@ -68,11 +101,16 @@ int txn_lookup(struct txn_engine *eng, struct txn *view, struct txn_obj *dir, co
 	return r;
 }
 
-int txn_readlink(struct txn_engine *eng, struct txn *view UNUSED, struct txn_obj *obj, char *buf, size_t size)
+int txn_readlink(struct txn_engine *eng, struct txn *view, struct txn_obj *obj, char *buf, size_t size)
 {
+	int r;
+
 	if (atomic_load(&obj->dead))
 		return -ESTALE;
-	return eng->so->readlink(obj->home, buf, size); /* a target never changes */
+	r = eng->so->readlink(obj->home, buf, size); /* a target never changes */
+	if ((r == -ENOENT || r == -ESTALE) && txn_snap(view))
+		r = txn_hist_readlink(obj, buf, size);
+	return r;
 }
 
 /* ---- listings ---- */
@@ -87,16 +125,34 @@ struct listing {
 static int list_home(void *arg, const struct store_dirent *de)
 {
 	struct listing *l = arg;
+	struct txn_obj *there;
 
-	if (l->dir->names && visible_name(l->view, l->dir, de->name))
+	if ((l->dir->names || l->dir->hist_names) &&
+	    decided(l->view, l->dir, de->name, txn_name_find(l->dir, de->name), &there))
 		return 0;
 	return l->fn(l->arg, de);
+}
+
+static int list_one(struct listing *l, const char *name, struct txn_obj *there)
+{
+	struct store_dirent de = {name, there->home->ino, there->home->kind};
+
+	return l->fn(l->arg, &de);
+}
+
+static int list_old(void *arg, const char *name, struct txn_obj *there)
+{
+	struct listing *l = arg;
+	struct txn_name *e = l->dir->names ? txn_name_find(l->dir, name) : NULL;
+
+	return there && !(e && e->txn == l->view) ? list_one(l, name, there) : 0;
 }
 
 int txn_readdir(struct txn_engine *eng, struct txn *view, struct txn_obj *dir,
                 int (*fn)(void *arg, const struct store_dirent *de), void *arg)
 {
-	struct listing l = {txn_view(view), dir, fn, arg};
+	struct listing l = {view, dir, fn, arg};
+	struct txn_obj *there;
 	struct txn_name *e, *tmp;
 	int r;
 
@@ -105,16 +161,20 @@ int txn_readdir(struct txn_engine *eng, struct txn *view, struct txn_obj *dir,
 	if (atomic_load(&dir->dead))
 		return -ESTALE;
 	pthread_rwlock_rdlock(&eng->ns);
-	r = eng->so->readdir(dir->home, list_home, &l);
+	l.view = txn_view(view);
+	r = txn_snap_check(l.view);
+	if (!r)
+		r = txn_note_list(l.view, dir);
+	if (!r && !(txn_snap(l.view) && atomic_load(&dir->gone))) /* else it was empty when it went */
+		r = eng->so->readdir(dir->home, list_home, &l);
 	HASH_ITER (hh, dir->names, e, tmp) {
-		if (r)
-			break;
-		if (e->txn && e->after && txn_visible(e->txn, l.view)) {
-			struct store_dirent de = {e->name, e->after->home->ino, e->after->home->kind};
+		bool old = e->txn != l.view && txn_hist_name(l.view, dir, e->name, &there);
 
-			r = fn(arg, &de);
-		}
+		if (!r && !old && decided(l.view, dir, e->name, e, &there) && there)
+			r = list_one(&l, e->name, there);
 	}
+	if (!r)
+		r = txn_hist_each_name(l.view, dir, list_old, &l);
 	pthread_rwlock_unlock(&eng->ns);
 	return r;
 }
@@ -128,7 +188,12 @@ int txn_dir_empty(struct txn *view, struct txn_obj *dir)
 {
 	struct listing l = {view, dir, not_empty, NULL};
 	struct txn_name *e, *tmp;
+	int r = txn_note_list(view, dir);
 
+	if (r)
+		return r;
+	if (txn_hist_names_changed(view, dir)) /* empty as of then is not empty enough */
+		return txn_doom(view, dir, NULL);
 	HASH_ITER (hh, dir->names, e, tmp) {
 		if (!e->txn)
 			continue;
@@ -154,11 +219,13 @@ int txn_dir_usable(struct txn *view, struct txn_obj *dir)
 	if (atomic_load(&dir->dead))
 		return -ESTALE;
 	if (atomic_load(&dir->gone))
-		return -ENOENT;
+		return txn_snap(view) ? txn_doom(view, dir, NULL) : -ENOENT;
 	pthread_rwlock_rdlock(&dir->lock);
 	w = dir->ws;
 	if (w && txn_dir_removed(w))
-		r = txn_visible(w->ws->txn, view) ? -ENOENT : w->ws->txn->implicit ? TXN_RETRY : -EBUSY;
+		r = txn_visible(w->ws->txn, view) ? -ENOENT
+		    : w->ws->txn->implicit || txn_state(w->ws->txn) == TXN_COMMITTED ? TXN_RETRY
+		                                                                     : -EBUSY;
 	pthread_rwlock_unlock(&dir->lock);
 	return r;
 }

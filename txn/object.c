@@ -21,6 +21,7 @@ static struct txn_obj *obj_new(struct txn_engine *eng, struct store_obj *home)
 	pthread_rwlock_init(&obj->lock, &fair);
 	pthread_rwlockattr_destroy(&fair);
 	TAILQ_INIT(&obj->dirviews);
+	TAILQ_INIT(&obj->hist);
 	return obj;
 }
 

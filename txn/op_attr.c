@@ -31,32 +31,57 @@ static void overlay_dir(const struct txn_wsobj *w, struct stat *attr)
  * What open transactions and committed ones on their way home did to a directory's own attributes through its names.
  * w: the version that the view sees, or NULL.
  */
-static void add_dirviews(struct txn *view, struct txn_obj *obj, const struct txn_wsobj *w, struct stat *attr)
+static void add_dirview(const struct txn_wsobj *d, const struct txn_wsobj *w, struct stat *attr)
 {
 	bool set = w && (w->changed & (STORE_SET_MTIME << TXN_CH_SHIFT));
-	struct txn_wsobj *d;
 
-	TAILQ_FOREACH (d, &obj->dirviews, dir_link) {
-		if (!txn_visible(d->ws->txn, view))
-			continue;
-		if (attr->st_nlink >= 2) /* some filesystems do not count subdirectories */
-			attr->st_nlink = (nlink_t)((long)attr->st_nlink + d->subdirs);
-		if (base_timespec_before(&attr->st_mtim, &d->dir_time) && !(set && !txn_dir_changed_later(w)))
-			attr->st_mtim = d->dir_time;
-		if (base_timespec_before(&attr->st_ctim, &d->dir_time))
-			attr->st_ctim = d->dir_time;
-	}
+	if (attr->st_nlink >= 2) /* some filesystems do not count subdirectories */
+		attr->st_nlink = (nlink_t)((long)attr->st_nlink + d->subdirs);
+	if (base_timespec_before(&attr->st_mtim, &d->dir_time) && !(set && !txn_dir_changed_later(w)))
+		attr->st_mtim = d->dir_time;
+	if (base_timespec_before(&attr->st_ctim, &d->dir_time))
+		attr->st_ctim = d->dir_time;
 }
 
-int txn_attr_locked(struct txn *view, struct txn_obj *obj, struct stat *attr)
+static void add_dirviews(struct txn *view, struct txn_obj *obj, const struct txn_wsobj *w, struct stat *attr)
+{
+	struct txn_wsobj *d;
+
+	TAILQ_FOREACH (d, &obj->dirviews, dir_link)
+		if (txn_visible(d->ws->txn, view))
+			add_dirview(d, w, attr);
+}
+
+/* A snapshot's: as it was kept, and what the transaction itself has done to it. */
+static int attr_of_old(struct txn *view, struct txn_obj *obj, const struct txn_hist *h, struct stat *attr)
+{
+	struct txn_wsobj *w = obj->ws && obj->ws->ws->txn == view ? obj->ws : NULL, *d;
+
+	*attr = h->attr;
+	if (!S_ISDIR(obj->home->kind))
+		return 0;
+	if (w)
+		overlay_dir(w, attr);
+	TAILQ_FOREACH (d, &obj->dirviews, dir_link)
+		if (d->ws->txn == view)
+			add_dirview(d, w, attr);
+	return 0;
+}
+
+int txn_attr_held(struct txn *view, struct txn_obj *obj, struct stat *attr)
 {
 	struct txn_wsobj *w;
-	int r = 0;
+	struct txn_hist *h;
+	int r = txn_snap_check(view);
 
-	if (atomic_load(&obj->dead))
-		return -ESTALE;
-	pthread_rwlock_rdlock(&obj->lock);
+	if (!r)
+		r = txn_note_attr(view, obj);
+	if (r)
+		return r;
 	w = txn_version(obj, view);
+	h = txn_hist_first(view, obj);
+	if (h && (S_ISDIR(obj->home->kind) || !w || w->ws->txn != view))
+		return attr_of_old(view, obj, h, attr);
 	if (w && !S_ISDIR(w->attr.st_mode)) {
 		*attr = w->attr;
 		attr->st_blocks = (blkcnt_t)((attr->st_size + 511) / 512);
@@ -67,6 +92,17 @@ int txn_attr_locked(struct txn *view, struct txn_obj *obj, struct stat *attr)
 	}
 	if (!r && S_ISDIR(obj->home->kind))
 		add_dirviews(view, obj, w, attr);
+	return r;
+}
+
+int txn_attr_locked(struct txn *view, struct txn_obj *obj, struct stat *attr)
+{
+	int r;
+
+	if (atomic_load(&obj->dead))
+		return -ESTALE;
+	pthread_rwlock_rdlock(&obj->lock);
+	r = txn_attr_held(txn_view(view), obj, attr);
 	pthread_rwlock_unlock(&obj->lock);
 	return r;
 }
@@ -84,12 +120,8 @@ int txn_getattr(struct txn_engine *eng, struct txn *view, struct txn_obj *obj, s
 	return r;
 }
 
-static ssize_t xattr_of(struct txn_obj *obj, struct txn_wsobj *w, const char *name, void *buf, size_t size)
+static ssize_t value_of(const struct txn_wsxattr *x, void *buf, size_t size)
 {
-	struct txn_wsxattr *x = w ? txn_wsxattr_find(w, name) : NULL;
-
-	if (!x)
-		return obj->eng->so->getxattr(obj->home, name, buf, size);
 	if (x->len == TXN_XATTR_ABSENT)
 		return -ENODATA;
 	if (size == 0)
@@ -98,6 +130,31 @@ static ssize_t xattr_of(struct txn_obj *obj, struct txn_wsobj *w, const char *na
 		return -ERANGE;
 	memcpy(buf, x->value, x->len);
 	return (ssize_t)x->len;
+}
+
+static ssize_t xattr_of(struct txn_obj *obj, struct txn_wsobj *w, const char *name, void *buf, size_t size)
+{
+	struct txn_wsxattr *x = w ? txn_wsxattr_find(w, name) : NULL;
+
+	return x ? value_of(x, buf, size) : obj->eng->so->getxattr(obj->home, name, buf, size);
+}
+
+/* In a view: its version's, else what a snapshot has kept, else home's. [obj->lock] */
+static ssize_t xattr_in(struct txn *view, struct txn_obj *obj, const char *name, void *buf, size_t size)
+{
+	struct txn_wsobj *w = txn_version(obj, view);
+	struct txn_hist *h = w && txn_wsxattr_find(w, name) ? NULL : txn_hist_xattrs(view, obj);
+	struct txn_wsxattr *x = NULL;
+	int r = txn_snap_check(view);
+
+	if (!r)
+		r = txn_note_attr(view, obj);
+	if (r)
+		return r;
+	if (!h)
+		return xattr_of(obj, w, name, buf, size);
+	HASH_FIND_STR(h->xattrs, name, x);
+	return x ? value_of(x, buf, size) : -ENODATA;
 }
 
 /* The whole value, malloc'ed: -ENODATA when there is none. [txn->lock] */
@@ -126,21 +183,21 @@ ssize_t txn_getxattr(struct txn_engine *eng UNUSED, struct txn *view, struct txn
 	if (atomic_load(&obj->dead))
 		return -ESTALE;
 	pthread_rwlock_rdlock(&obj->lock);
-	r = xattr_of(obj, txn_version(obj, txn_view(view)), name, buf, size);
+	r = xattr_in(txn_view(view), obj, name, buf, size);
 	pthread_rwlock_unlock(&obj->lock);
 	return r;
 }
 
 /* Home's list without what the version removed or replaced, then what it has. */
-static ssize_t merge_list(struct txn_wsobj *w, const char *home, size_t n, char *buf, size_t size)
+static ssize_t merge_list(const struct txn_wsobj *w, const char *home, size_t n, char *buf, size_t size)
 {
-	struct txn_wsxattr *x, *tmp;
+	struct txn_wsxattr *x, *tmp, *own = w ? w->xattrs : NULL;
 	size_t used = 0;
 
 	for (const char *p = home; p < home + n; p += strlen(p) + 1) {
 		size_t len = strlen(p) + 1;
 
-		if (txn_wsxattr_find(w, p))
+		if (w && txn_wsxattr_find(w, p))
 			continue;
 		if (size) {
 			if (used + len > size)
@@ -149,7 +206,7 @@ static ssize_t merge_list(struct txn_wsobj *w, const char *home, size_t n, char 
 		}
 		used += len;
 	}
-	HASH_ITER (hh, w->xattrs, x, tmp) {
+	HASH_ITER (hh, own, x, tmp) {
 		size_t len = strlen(x->name) + 1;
 
 		if (x->len == TXN_XATTR_ABSENT)
@@ -164,16 +221,41 @@ static ssize_t merge_list(struct txn_wsobj *w, const char *home, size_t n, char 
 	return (ssize_t)used;
 }
 
+static ssize_t list_old(const struct txn_hist *h, const struct txn_wsobj *w, char *buf, size_t size)
+{
+	struct base_buf names = {0};
+	struct txn_wsxattr *x, *tmp;
+	ssize_t n;
+
+	HASH_ITER (hh, h->xattrs, x, tmp)
+		base_buf_put(&names, x->name, strlen(x->name) + 1);
+	n = names.err ? names.err : merge_list(w, (char *)names.p, names.n, buf, size);
+	base_buf_free(&names);
+	return n;
+}
+
 ssize_t txn_listxattr(struct txn_engine *eng, struct txn *view, struct txn_obj *obj, char *buf, size_t size)
 {
 	CLEANUP_FREE char *home = NULL;
 	struct txn_wsobj *w;
+	struct txn_hist *h;
 	ssize_t n;
 
 	if (atomic_load(&obj->dead))
 		return -ESTALE;
 	pthread_rwlock_rdlock(&obj->lock);
-	w = txn_version(obj, txn_view(view));
+	view = txn_view(view);
+	n = txn_snap_check(view);
+	if (!n)
+		n = txn_note_attr(view, obj);
+	if (n)
+		goto out;
+	w = txn_version(obj, view);
+	h = txn_hist_xattrs(view, obj);
+	if (h) {
+		n = list_old(h, w, buf, size);
+		goto out;
+	}
 	if (!w || !w->xattrs) {
 		n = eng->so->listxattr(obj->home, buf, size);
 		goto out;
@@ -381,6 +463,23 @@ static int wait_for_names(struct txn_engine *eng, const struct setattr_args *a)
 	return r;
 }
 
+/* For a plain change of attributes. A directory's depend on names, for those who keep them. */
+static void plain_lock(struct txn_obj *obj)
+{
+	txn_plain_begin(obj->eng);
+	if (S_ISDIR(obj->home->kind))
+		pthread_rwlock_rdlock(&obj->eng->ns);
+	pthread_rwlock_wrlock(&obj->lock);
+}
+
+static void plain_unlock(struct txn_obj *obj)
+{
+	pthread_rwlock_unlock(&obj->lock);
+	if (S_ISDIR(obj->home->kind))
+		pthread_rwlock_unlock(&obj->eng->ns);
+	txn_plain_end(obj->eng);
+}
+
 static int setattr_once(struct txn_engine *eng, struct txn *view, struct setattr_args *a)
 {
 	struct txn_stmt st;
@@ -393,11 +492,16 @@ static int setattr_once(struct txn_engine *eng, struct txn *view, struct setattr
 	r = wait_for_names(eng, a);
 	if (r)
 		return r;
-	pthread_rwlock_wrlock(&a->obj->lock);
+	plain_lock(a->obj);
 	r = txn_plain_obj(a->obj);
-	if (r == 0)
+	if (r == 0) {
+		if (a->mask & STORE_SET_SIZE)
+			txn_before_data(a->obj, NULL, a->attr->st_size < 0 ? 0 : (uint64_t)a->attr->st_size, UINT64_MAX);
+		else
+			txn_before_attr(a->obj);
 		r = setattr_home(a->obj, a->attr, a->mask);
-	pthread_rwlock_unlock(&a->obj->lock);
+	}
+	plain_unlock(a->obj);
 	if (r == 1)
 		r = txn_implicitly(eng, do_setattr, a);
 	return r || !a->out ? r : txn_getattr(eng, NULL, a->obj, a->out);
@@ -469,14 +573,15 @@ static int xattr_once(struct txn_engine *eng, struct txn *view, struct xattr_arg
 		return r;
 	if (st.txn)
 		return txn_stmt_end(&st, do_xattr(st.txn, a));
-	pthread_rwlock_wrlock(&a->obj->lock);
+	plain_lock(a->obj);
 	r = txn_plain_obj(a->obj);
 	if (r == 0) {
+		txn_before_attr(a->obj);
 		r = a->len == TXN_XATTR_ABSENT ? eng->so->removexattr(a->obj->home, a->name)
 		                               : eng->so->setxattr(a->obj->home, a->name, a->value, a->len, a->flags);
 		txn_obj_dirty(a->obj);
 	}
-	pthread_rwlock_unlock(&a->obj->lock);
+	plain_unlock(a->obj);
 	return r == 1 ? txn_implicitly(eng, do_xattr, a) : r;
 }
 

@@ -120,17 +120,21 @@ static int write_home(struct txn_engine *eng, struct store_file *home, const voi
 	return 0;
 }
 
-/* Straight home. [obj->lock; exclusive for an append] */
+/* Straight home. [strict_gate; obj->lock; exclusive for an append, and while strict transactions are open] */
 static int write_plain(struct write_args *a)
 {
 	struct txn_obj *obj = a->f->obj;
 	struct stat st;
 	size_t done = 0;
-	int r = a->kill_priv ? drop_suid(obj) : 0;
+	int r = 0;
 
-	if (!r && a->append) {
+	if (a->append) {
 		r = obj->eng->so->getattr(obj->home, &st);
 		a->off = (uint64_t)st.st_size;
+	}
+	if (!r) {
+		txn_before_data(obj, a->f->home, a->off, a->off + a->n);
+		r = a->kill_priv ? drop_suid(obj) : 0;
 	}
 	if (!r) {
 		r = write_home(obj->eng, a->f->home, a->buf, a->n, a->off, &done);
@@ -155,14 +159,16 @@ static int write_once(struct write_args *a)
 		return r;
 	if (st.txn)
 		return txn_stmt_end(&st, do_write(st.txn, a));
-	if (a->append)
+	txn_plain_begin(f->eng);
+	if (a->append || txn_strict(f->eng))
 		pthread_rwlock_wrlock(&f->obj->lock);
 	else
 		pthread_rwlock_rdlock(&f->obj->lock);
-	r = txn_plain_obj(f->obj);
+	r = f->home ? txn_plain_obj(f->obj) : -ESTALE; /* removed, and the snapshot that had it is over */
 	if (r == 0)
 		r = write_plain(a);
 	pthread_rwlock_unlock(&f->obj->lock);
+	txn_plain_end(f->eng);
 	return r == 1 ? txn_implicitly(f->eng, do_write, a) : r; /* I5 */
 }
 
@@ -298,17 +304,24 @@ static int fallocate_once(struct txn_file *f, int mode, uint64_t off, uint64_t l
 		return r;
 	if (st.txn)
 		return txn_stmt_end(&st, do_fallocate(st.txn, &args));
-	pthread_rwlock_rdlock(&f->obj->lock);
-	r = txn_plain_obj(f->obj);
+	txn_plain_begin(f->eng);
+	if (txn_strict(f->eng))
+		pthread_rwlock_wrlock(&f->obj->lock);
+	else
+		pthread_rwlock_rdlock(&f->obj->lock);
+	r = f->home ? txn_plain_obj(f->obj) : -ESTALE;
 	if (r == 0) {
+		txn_before_data(f->obj, f->home, off, off + len);
 		r = drop_suid(f->obj);
 		if (!r)
 			r = f->eng->so->fallocate(f->home, mode, off, len);
 		txn_obj_dirty(f->obj);
 		pthread_rwlock_unlock(&f->obj->lock);
+		txn_plain_end(f->eng);
 		return r;
 	}
 	pthread_rwlock_unlock(&f->obj->lock);
+	txn_plain_end(f->eng);
 	return r == 1 ? txn_implicitly(f->eng, do_fallocate, &args) : r;
 }
 
@@ -334,10 +347,15 @@ static ssize_t copy_home(struct txn_file *in, uint64_t off_in, struct txn_file *
 
 	if (r)
 		return r;
+	txn_plain_begin(in->eng);
+	if (txn_strict(in->eng)) { /* what is read is noted, what is overwritten kept, piece by piece */
+		txn_plain_end(in->eng);
+		return TXN_RETRY;
+	}
 	pthread_rwlock_rdlock(&a->lock);
 	if (b != a)
 		pthread_rwlock_rdlock(&b->lock);
-	r = txn_plain_obj(out->obj);
+	r = in->home && out->home ? txn_plain_obj(out->obj) : -ESTALE;
 	if (r == 0 && txn_version(in->obj, txn_view(in->txn)))
 		r = 1;
 	if (r == 0) {
@@ -349,6 +367,7 @@ static ssize_t copy_home(struct txn_file *in, uint64_t off_in, struct txn_file *
 	if (b != a)
 		pthread_rwlock_unlock(&b->lock);
 	pthread_rwlock_unlock(&a->lock);
+	txn_plain_end(in->eng);
 	return r;
 }
 

@@ -33,6 +33,7 @@ int txn_name_change(struct txn *t, struct txn_rec_name *n)
  */
 int txn_own_name(struct txn *t, struct txn_obj *dir, const char *name, struct txn_obj **out)
 {
+	struct txn_obj *was;
 	struct stat st;
 	bool valid;
 	int r;
@@ -48,11 +49,14 @@ int txn_own_name(struct txn *t, struct txn_obj *dir, const char *name, struct tx
 
 		if (e && e->txn && e->txn != t)
 			r = txn_plain_name(dir, name); /* -EBUSY or TXN_RETRY */
+		else if (!(e && e->txn) && txn_hist_name(t, dir, name, &was))
+			r = txn_doom(t, dir, name);
 	}
 	if (r)
 		return r;
 	r = txn_resolve_name(t, dir, name, out, &st, &valid);
-	return r == -ENOENT ? 0 : r;
+	r = r == -ENOENT ? 0 : r;
+	return r ? r : txn_note_name(t, dir, name, *out); /* that it is there, or not, may be all that it finds out */
 }
 
 static int change_one(struct txn *t, struct txn_obj *dir, const char *name, struct txn_wsobj *before,
@@ -322,6 +326,21 @@ int txn_plain_at(struct txn_obj *dir, const char *name, struct txn_obj **out)
 	return s ? s : r;
 }
 
+/* A plain change of a name that is missing, as far as anybody knows. [ns exclusive] */
+static void before_new_name(struct txn_obj *dir, const char *name)
+{
+	struct txn_obj *there = NULL;
+	struct stat st;
+	bool valid;
+
+	if (!txn_strict(dir->eng) || strlen(name) > NAME_MAX)
+		return;
+	if (txn_resolve_name(NULL, dir, name, &there, &st, &valid) == -ENOENT)
+		txn_before_name(dir, name, NULL);
+	else if (there)
+		txn_obj_put(there); /* it will fail */
+}
+
 static int plain_create(struct txn_engine *eng, struct create_args *a)
 {
 	const struct store_ops *so = eng->so;
@@ -329,12 +348,14 @@ static int plain_create(struct txn_engine *eng, struct create_args *a)
 	struct store_obj *home;
 	int r;
 
+	txn_plain_begin(eng);
 	pthread_rwlock_wrlock(&eng->ns);
 	r = txn_dir_usable(NULL, a->dir);
 	if (!r)
 		r = txn_plain_name(a->dir, a->name);
 	if (r)
 		goto out;
+	before_new_name(a->dir, a->name);
 	/* A default ACL takes the umask's place. */
 	if (!S_ISLNK(sn.mode) && so->getxattr(a->dir->home, ACL_DEFAULT, NULL, 0) <= 0)
 		sn.mode &= ~(a->nw->umask & 0777);
@@ -353,6 +374,7 @@ static int plain_create(struct txn_engine *eng, struct create_args *a)
 	txn_obj_dirty(a->dir);
 out:
 	pthread_rwlock_unlock(&eng->ns);
+	txn_plain_end(eng);
 	return r;
 }
 
@@ -360,6 +382,7 @@ static int plain_link(struct txn_engine *eng, struct link_args *a)
 {
 	int r;
 
+	txn_plain_begin(eng);
 	pthread_rwlock_wrlock(&eng->ns);
 	r = txn_dir_usable(NULL, a->dir);
 	if (!r)
@@ -373,11 +396,14 @@ static int plain_link(struct txn_engine *eng, struct link_args *a)
 		r = s ? s : r;
 	}
 	if (!r) {
+		before_new_name(a->dir, a->name);
+		txn_before_links(a->obj, false);
 		r = eng->so->link(a->obj->home, a->dir->home, a->name);
 		txn_obj_dirty(a->obj);
 		txn_obj_dirty(a->dir);
 	}
 	pthread_rwlock_unlock(&eng->ns);
+	txn_plain_end(eng);
 	return r;
 }
 
@@ -386,6 +412,7 @@ static int plain_unlink(struct txn_engine *eng, struct unlink_args *a)
 	struct txn_obj *obj = NULL;
 	int r;
 
+	txn_plain_begin(eng);
 	pthread_rwlock_wrlock(&eng->ns);
 	r = txn_plain_at(a->dir, a->name, &obj);
 	if (r >= 0 && !obj)
@@ -396,6 +423,8 @@ static int plain_unlink(struct txn_engine *eng, struct unlink_args *a)
 		r = s ? s : r;
 	}
 	if (!r) {
+		txn_before_name(a->dir, a->name, obj);
+		txn_before_links(obj, true);
 		r = eng->so->unlink(a->dir->home, a->name, a->is_dir);
 		txn_obj_dirty(a->dir);
 		if (!r && a->is_dir)
@@ -404,6 +433,7 @@ static int plain_unlink(struct txn_engine *eng, struct unlink_args *a)
 	if (obj)
 		txn_obj_put(obj);
 	pthread_rwlock_unlock(&eng->ns);
+	txn_plain_end(eng);
 	return r;
 }
 

@@ -30,7 +30,10 @@ static int check_move(struct txn *view, struct txn_obj *moved, struct txn_obj *t
 			break;
 		}
 		pthread_rwlock_rdlock(&at->lock);
-		if (at->ws && at->ws->moved && at->ws->ws->txn != view) {
+		/* A snapshot's path must be the one of today: else what moved since could close the circle. */
+		if (txn_snap(view) && txn_hist_changed(view, at))
+			r = txn_doom(view, at, NULL);
+		else if (at->ws && at->ws->moved && at->ws->ws->txn != view) {
 			/* Someone else's move: uncommitted, or not home yet, where it may still be inside what moves. */
 			struct txn *t = at->ws->ws->txn;
 
@@ -127,6 +130,7 @@ static int plain_rename(struct txn_engine *eng, struct rename_args *a)
 	struct txn_obj *src = NULL, *dst = NULL;
 	int r, s;
 
+	txn_plain_begin(eng);
 	pthread_rwlock_wrlock(&eng->ns);
 	r = txn_plain_at(a->dir, a->name, &src);
 	s = r < 0 ? r : txn_plain_at(a->to_dir, a->to_name, &dst);
@@ -145,6 +149,13 @@ static int plain_rename(struct txn_engine *eng, struct rename_args *a)
 		s = check_move(NULL, dst, a->dir);
 		r = s ? s : r;
 	}
+	if (!r && src != dst) {
+		txn_before_name(a->dir, a->name, src);
+		txn_before_name(a->to_dir, a->to_name, dst);
+		txn_before_links(src, false);
+		if (dst)
+			txn_before_links(dst, !(a->flags & EXCHANGE));
+	}
 	if (!r) {
 		r = eng->so->rename(a->dir->home, a->name, a->to_dir->home, a->to_name, a->flags);
 		txn_obj_dirty(src);
@@ -161,6 +172,7 @@ static int plain_rename(struct txn_engine *eng, struct rename_args *a)
 	if (dst)
 		txn_obj_put(dst);
 	pthread_rwlock_unlock(&eng->ns);
+	txn_plain_end(eng);
 	return r;
 }
 

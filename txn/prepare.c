@@ -97,11 +97,14 @@ int txn_prepare(struct txn *t, const char *gid, uid_t uid)
 	if (!r)
 		r = txn_sync_plain(t);
 	if (!r)
+		r = txn_certify(t); /* from here on it counts as committed */
+	if (!r)
 		r = log_prepare(t);
 	if (!r)
 		r = force(t); /* I1 */
 	if (!r) {
 		hide(t);
+		txn_isolation_end(t); /* its view shows what is committed */
 	} else {
 		pthread_mutex_lock(&eng->lock);
 		eng->st.rolled_back++;

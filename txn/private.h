@@ -17,8 +17,12 @@
  *     txn->lock             one statement at a time per transaction
  *     eng->commit_gate      rwlock: shared from COMMIT's append to the flip (implicit ones: to the end of the install);
  *                           exclusive for a moment when a checkpoint begins
+ *     eng->strict_gate      rwlock: shared around each plain change at home; exclusive for a moment when a transaction that
+ *                           is serializable or a snapshot begins
  *     eng->ns               rwlock: names and places of the whole tree; exclusive to change any, and for the flip
+ *     eng->certify          mutex: serializable transactions are checked one after the other (readset.c), under ns shared
  *     obj->lock             rwlock: contents and attributes of one object; two objects: lower oid address first
+ *     readset.lock, eng->history.lock   leaves
  *     eng->lock             lists, counters, error
  *     eng->tab              object table (store_obj.user, last references)
  *     (wal's and the store's own locks)
@@ -117,6 +121,55 @@ struct txn_name {
 };
 TAILQ_HEAD(txn_name_list, txn_name);
 
+/* History (history.c): what was true of an object for the snapshots up to `epoch`, and no older node says. */
+struct txn_hist {
+	TAILQ_ENTRY(txn_hist) link; /* [obj->lock] in obj->hist, by epoch */
+	LIST_ENTRY(txn_hist) of;    /* [history.lock] in its snapshot's list */
+	struct txn_obj *obj;        /* owned reference */
+	uint64_t epoch;             /* constant */
+	/* [obj->lock] */
+	bool own;                   /* the object itself has changed since, not only names in it */
+	struct stat attr;
+	bool has_xattrs;
+	struct txn_wsxattr *xattrs; /* all of them */
+	struct txn_extents ext;     /* before-images: IN_LOG is a position in the spill file; gaps: not changed */
+	struct txn_keep *keep;      /* it lost its last name: what keeps the contents */
+	char *target;               /* the same for a symbolic link */
+};
+TAILQ_HEAD(txn_hist_list, txn_hist);
+
+/* An open file that keeps a removed one's contents. */
+struct txn_keep {
+	struct txn_engine *eng;
+	struct store_file *file;
+	atomic_uint refs;
+};
+
+struct txn_hist_entry; /* one name of one directory, and what it led to (history_name.c) */
+struct txn_hist_name;
+
+struct txn_snapshot {
+	TAILQ_ENTRY(txn_snapshot) link; /* [history.lock] while active */
+	uint64_t number;
+	bool active;                    /* [history.lock] */
+	struct txn *txn;                /* borrowed: outlives it */
+	LIST_HEAD(, txn_hist) nodes;    /* [history.lock] those with the largest epochs that it needs */
+	LIST_HEAD(, txn_hist_name) names;
+};
+
+struct txn_history {
+	pthread_mutex_t lock;
+	pthread_mutex_t ending; /* one snapshot's end at a time; before ns */
+	atomic_uint active;     /* changed under lock */
+	/* [lock] */
+	TAILQ_HEAD(txn_snapshots, txn_snapshot) snapshots; /* by number */
+	uint64_t last;                        /* number of the newest begun; changed under ns exclusive too */
+	struct store_obj *spill_obj;
+	struct store_file *spill; /* a file without a name; NULL: none yet */
+	uint64_t spill_end, bytes;
+	size_t nodes, keeps;
+};
+
 struct txn_ws {
 	struct txn_engine *eng;
 	struct txn *txn;
@@ -147,6 +200,11 @@ struct txn_obj {
 	TAILQ_ENTRY(txn_obj) marked_link; /* [eng->lock] in eng->marked when logged != 0 */
 	bool marked;            /* [eng->lock] */
 	struct txn_name *names; /* [ns] hash: changed and marked names of this directory */
+	/* Committed changes while strict transactions are open; of a directory: its own, not those by its names. */
+	uint64_t data_version, attr_version; /* [lock] */
+	uint64_t names_version;              /* [ns] */
+	struct txn_hist_list hist;           /* [lock] */
+	struct txn_hist_entry *hist_names;   /* [ns] hash */
 	TAILQ_HEAD(, txn_wsobj) dirviews; /* [ns] transactions that changed names here */
 };
 TAILQ_HEAD(txn_obj_list, txn_obj);
@@ -182,8 +240,20 @@ struct txn {
 	char *gid; /* NULL: neither */
 	uid_t owner;
 	struct timespec prepared;
+	/* Isolation (isolation.c) */
+	_Atomic int isolation;          /* enum txn_isolation; written under lock */
+	_Atomic uint64_t snap;          /* number of its snapshot; 0: none */
+	struct txn_snapshot *snapshot;  /* [lock] */
+	_Atomic(struct txn_readset *) reads; /* serializable */
+	atomic_bool strict;             /* counts in eng->strict */
+	atomic_bool committing;         /* its flip is certain; set under certify */
+	atomic_bool doomed;             /* a snapshot that was late: it cannot commit */
+	atomic_bool lost;               /* something that its snapshot needs could not be kept */
+	_Atomic(struct txn_conflict *) conflict; /* why; set once */
+	uint64_t epoch;                 /* newest snapshot when it was flipped; constant from then on */
+	bool kept;                      /* the snapshots have what its install changes [install] */
 	TAILQ_ENTRY(txn) link;    /* [eng->lock] in eng->open */
-	TAILQ_ENTRY(txn) install; /* [eng->lock] in eng->installs */
+	TAILQ_ENTRY(txn) install; /* [eng->lock] in eng->installs, or eng->implicits */
 };
 TAILQ_HEAD(txn_list, txn);
 
@@ -195,6 +265,10 @@ struct txn_engine {
 	struct txn_obj *root;
 
 	pthread_rwlock_t commit_gate;
+	pthread_rwlock_t strict_gate;
+	atomic_uint strict; /* transactions open that are serializable or snapshots; goes up under strict_gate and ns exclusive */
+	struct txn_history history;
+	pthread_mutex_t certify;
 	pthread_rwlock_t ns;
 	pthread_mutex_t tab;
 	pthread_mutex_t lock;
@@ -204,6 +278,7 @@ struct txn_engine {
 	pthread_cond_t timer;     /* for the checkpointer */
 	struct txn_list open;
 	struct txn_list installs; /* committed, in order; the head is being installed */
+	struct txn_list implicits; /* the same of implicit ones, by whoever made them */
 	/*
 	 * COMMIT and first LSN, in pairs, of those that ended behind one that has not: commits become visible, and are
 	 * installed, in another order than their records, and recovery redoes by these. Pruned by checkpoints.
@@ -238,6 +313,7 @@ struct txn_file {
 	struct txn_obj *obj;
 	struct txn *txn; /* the view it was opened in, NULL: committed */
 	struct store_file *home;
+	struct txn_keep *keep; /* home is its file; NULL: our own */
 	int flags;
 };
 
@@ -249,9 +325,22 @@ struct txn_stmt {
 	uint64_t last;
 };
 
+/* The number of a view's snapshot, 0: it sees what is committed. */
+static inline uint64_t txn_snap(const struct txn *view)
+{
+	return view ? atomic_load_explicit(&((struct txn *)(uintptr_t)view)->snap, memory_order_relaxed) : 0;
+}
+
 static inline bool txn_visible(const struct txn *t, const struct txn *view)
 {
-	return t == view || atomic_load_explicit(&((struct txn *)(uintptr_t)t)->state, memory_order_acquire) == TXN_COMMITTED;
+	uint64_t snap;
+
+	if (t == view)
+		return true;
+	if (atomic_load_explicit(&((struct txn *)(uintptr_t)t)->state, memory_order_acquire) != TXN_COMMITTED)
+		return false;
+	snap = txn_snap(view);
+	return !snap || t->epoch < snap;
 }
 
 /* The version of obj that a view sees, NULL: home's. [obj->lock] */
@@ -312,7 +401,7 @@ struct txn_wsobj *txn_ws_find(struct txn_ws *ws, uint64_t oid);
 int txn_ws_add(struct txn_ws *ws, struct txn_obj *obj, uint64_t oid, struct txn_wsobj **out);
 void txn_ws_dirview(struct txn_wsobj *w); /* [ns exclusive] */
 struct txn_name *txn_name_find(struct txn_obj *dir, const char *name); /* [ns] */
-struct txn_wsxattr *txn_wsxattr_find(struct txn_wsobj *w, const char *name);
+struct txn_wsxattr *txn_wsxattr_find(const struct txn_wsobj *w, const char *name);
 /* Forget everything; locks as for detaching. `logged`: LSN for the marks (I5), 0: rolled back. [ns exclusive] */
 void txn_ws_detach(struct txn_ws *ws, uint64_t logged);
 
@@ -344,6 +433,7 @@ int txn_do_setxattr(struct txn *t, struct txn_obj *obj, const char *name, const 
 int txn_do_size(struct txn *t, struct txn_wsobj *w, uint64_t size, uint64_t zero_off, uint64_t zero_end,
                 const struct txn_stamp *after);
 int txn_attr_locked(struct txn *view, struct txn_obj *obj, struct stat *attr); /* [ns shared at least; takes obj->lock] */
+int txn_attr_held(struct txn *view, struct txn_obj *obj, struct stat *attr);   /* [a directory: ns; obj->lock] */
 ssize_t txn_read_locked(struct txn_obj *obj, struct txn_wsobj *w, struct store_file *home, void *buf, size_t n,
                         uint64_t off); /* [obj->lock] */
 void txn_stamp_now(const struct txn_wsobj *w, struct txn_stamp *before, struct txn_stamp *after, bool kill_priv);
@@ -376,6 +466,100 @@ static inline uint64_t txn_oid_of(const struct txn_wsobj *w)
 			run_ = txn_implicitly(eng, in_txn, args);                                                      \
 		run_;                                                                                                  \
 	})
+
+/* isolation.c */
+static inline bool txn_strict(struct txn_engine *eng)
+{
+	return atomic_load_explicit(&eng->strict, memory_order_relaxed);
+}
+/* Around a plain change at home: whoever begins a strict transaction sees all of it or is seen by it. */
+static inline void txn_plain_begin(struct txn_engine *eng)
+{
+	pthread_rwlock_rdlock(&eng->strict_gate);
+}
+static inline void txn_plain_end(struct txn_engine *eng)
+{
+	pthread_rwlock_unlock(&eng->strict_gate);
+}
+/*
+ * A plain change is about to come [strict_gate]. Of contents in [off, end), of attributes or xattrs, of the number of
+ * links (last: it loses its only name), of a name that leads to `there` (may be NULL). file: open at home, or NULL.
+ */
+void txn_before_data(struct txn_obj *obj, struct store_file *file, uint64_t off, uint64_t end); /* [obj->lock exclusive] */
+void txn_before_attr(struct txn_obj *obj);  /* [obj->lock exclusive; a directory: ns too] */
+void txn_before_links(struct txn_obj *obj, bool lose); /* [ns exclusive; takes obj->lock] */
+void txn_before_name(struct txn_obj *dir, const char *name, struct txn_obj *there); /* [ns exclusive] */
+/* The flip, under ns exclusive: before the state changes, and after. */
+void txn_isolation_flip(struct txn *t);
+void txn_isolation_flipped(struct txn *t);
+/* May it commit? Then it is `committing`. -ECANCELED: it must be rolled back. [txn->lock; takes ns] */
+int txn_certify(struct txn *t);
+void txn_uncertify(struct txn *t); /* the commit failed before the append */
+/* Its reads are over. [no locks but txn->lock] */
+void txn_isolation_end(struct txn *t);
+void txn_isolation_free(struct txn *t);
+/* The first reason for an -ECANCELED stays. name: of an entry of obj, or NULL. what: a literal: "has been changed". */
+void txn_explain(struct txn *t, struct txn_obj *obj, const char *name, const char *what);
+int txn_doom(struct txn *t, struct txn_obj *obj, const char *name); /* -ECANCELED; it cannot commit any more */
+
+/* readset.c: what a serializable transaction has read. Own versions and others' views are passed over. -ENOMEM. */
+int txn_readset_new(struct txn_readset **out);
+void txn_readset_clear(struct txn_readset *rs);
+void txn_readset_free(struct txn_readset *rs);
+int txn_note_data(struct txn *view, struct txn_obj *obj);  /* [obj->lock] */
+int txn_note_attr(struct txn *view, struct txn_obj *obj);  /* [obj->lock] */
+int txn_note_name(struct txn *view, struct txn_obj *dir, const char *name, struct txn_obj *obj); /* [ns] */
+int txn_note_list(struct txn *view, struct txn_obj *dir);  /* [ns] */
+int txn_readset_check(struct txn *t);                      /* [ns shared, certify] */
+
+/* history.c: what snapshots need */
+void txn_history_init(struct txn_engine *eng);
+void txn_history_free(struct txn_engine *eng);
+int txn_snapshot_new(struct txn *t, struct txn_snapshot **out);
+void txn_snapshot_start(struct txn_engine *eng, struct txn_snapshot *s); /* [strict_gate and ns exclusive] */
+void txn_snapshot_close(struct txn_engine *eng, struct txn_snapshot *s); /* nothing is kept for it from now on */
+void txn_snapshot_end(struct txn_engine *eng, struct txn_snapshot *s);   /* and what was kept goes; frees */
+static inline bool txn_history_wanted(struct txn_engine *eng)
+{
+	return atomic_load_explicit(&eng->history.active, memory_order_relaxed);
+}
+/* Keep the object as it is for the snapshots up to `bound`. attr: NULL: home's. [obj->lock exclusive] */
+struct txn_hist *txn_keep_obj(struct txn_obj *obj, uint64_t bound, const struct stat *attr, bool own);
+void txn_keep_data(struct txn_obj *obj, struct txn_hist *h, struct store_file *file, uint64_t off, uint64_t end);
+void txn_keep_contents(struct txn_obj *obj, struct txn_hist *h); /* it loses its last name */
+void txn_keep_dir(struct txn_obj *dir, uint64_t bound, bool own); /* [ns; takes dir->lock] */
+void txn_keep_name(struct txn_obj *dir, const char *name, uint64_t bound, struct txn_obj *there); /* [ns exclusive] */
+/* Installs change times: those who see a version before go on seeing its. Directories when a snapshot begins ... */
+int txn_keep_pending(struct txn_engine *eng);                        /* [ns exclusive] */
+void txn_keep_seen(struct txn_wsobj *w);                             /* ... files when detached [obj->lock exclusive] */
+void txn_keep_installed(struct txn *t);                              /* before the install changes home */
+void txn_keep_names_of(struct txn_ws *ws);                           /* [ns exclusive] before they are detached */
+void txn_history_lose(struct txn_engine *eng, uint64_t bound, int r); /* snapshots up to bound cannot be served */
+uint64_t txn_history_newest(struct txn_history *hy, uint64_t bound);  /* number of the newest active up to bound, or 0 */
+/* history_data.c */
+void txn_spill_put(struct txn_engine *eng, uint64_t pos, uint64_t n); /* the bytes are not needed any more */
+void txn_spill_close(struct txn_engine *eng);                         /* [history.lock] nothing is */
+void txn_keep_put(struct txn_keep *k);
+
+/* history_read.c: what a snapshot's view sees where something has changed since. [obj->lock] */
+struct txn_hist *txn_hist_first(const struct txn *view, const struct txn_obj *obj); /* NULL: nothing has changed */
+bool txn_hist_changed(const struct txn *view, const struct txn_obj *obj);           /* the object itself */
+struct txn_hist *txn_hist_xattrs(const struct txn *view, const struct txn_obj *obj);
+void txn_hist_piece(const struct txn_hist *h, uint64_t off, uint64_t end, struct txn_extent *piece);
+/* w: the version below, or NULL */
+ssize_t txn_hist_read(struct txn_hist *h, struct txn_wsobj *w, struct store_file *home, void *buf, size_t n, uint64_t off);
+struct txn_keep *txn_hist_keep(const struct txn *view, struct txn_obj *obj); /* new reference; takes obj->lock */
+int txn_hist_readlink(struct txn_obj *obj, char *buf, size_t size);          /* takes obj->lock; -ENOENT */
+/* -ECANCELED: the view's snapshot could not be kept. Under the lock under which it is read. */
+int txn_snap_check(const struct txn *view);
+
+/* history_name.c [ns] */
+bool txn_hist_name(const struct txn *view, const struct txn_obj *dir, const char *name, struct txn_obj **there); /* borrowed */
+bool txn_hist_names_changed(const struct txn *view, const struct txn_obj *dir);
+int txn_hist_each_name(const struct txn *view, struct txn_obj *dir,
+                       int (*fn)(void *arg, const char *name, struct txn_obj *there), void *arg);
+int txn_hist_path(struct txn_engine *eng, struct txn_obj *obj, char **path); /* where some snapshot has it; -ENOENT */
+void txn_hist_names_end(struct txn_engine *eng, struct txn_snapshot *s, struct txn_snapshot *older); /* takes ns */
 
 /* probe.c: 0, or why home would refuse to have it installed. owner: the mask's of UID and GID. [txn->lock] */
 int txn_probe_size(struct txn_engine *eng, uint64_t size);

@@ -278,6 +278,12 @@ static int other_version(const struct txn_obj *obj)
 	}
 }
 
+/* A snapshot wants to change what has changed since: the first updater has won. [obj->lock] */
+static bool late(const struct txn *t, const struct txn_obj *obj)
+{
+	return txn_snap(t) && (txn_hist_changed(t, obj) || txn_snap_check(t));
+}
+
 int txn_own(struct txn *t, struct txn_obj *obj, struct txn_wsobj **out)
 {
 	struct txn_wsobj *w;
@@ -289,6 +295,8 @@ int txn_own(struct txn *t, struct txn_obj *obj, struct txn_wsobj **out)
 	pthread_rwlock_rdlock(&obj->lock);
 	w = obj->ws;
 	r = !w ? 1 : w->ws->txn == t ? 0 : other_version(obj);
+	if (r && late(t, obj))
+		r = txn_doom(t, obj, NULL);
 	pthread_rwlock_unlock(&obj->lock);
 	if (r <= 0) {
 		*out = w;
@@ -300,10 +308,14 @@ int txn_own(struct txn *t, struct txn_obj *obj, struct txn_wsobj **out)
 	pthread_rwlock_wrlock(&obj->lock);
 	if (obj->ws) {
 		r = other_version(obj);
+	} else if (late(t, obj)) {
+		r = txn_doom(t, obj, NULL);
 	} else {
 		r = obj->eng->so->getattr(obj->home, &st);
 		if (!r) {
-			w->attr = st;
+			struct txn_hist *h = S_ISDIR(st.st_mode) ? txn_hist_first(t, obj) : NULL;
+
+			w->attr = h ? h->attr : st; /* names that came since a snapshot have changed its times */
 			w->owned = true;
 			obj->ws = w;
 		}

@@ -26,6 +26,8 @@
  *     -ESTALE   the object was created by a transaction that was rolled back
  *     -EROFS    the engine is in its error state: read-only until the next recovery
  *     -ENOSPC   the log or the filesystem is full; nothing was changed
+ *     -ECANCELED  a snapshot transaction wants to change what has changed since it began (or its snapshot could not be
+ *               kept): it cannot commit any more, and txn_conflict tells why
  * A failed operation inside a transaction leaves that transaction as it was before the operation (I9).
  */
 #ifndef TXNFS_TXN_H
@@ -87,6 +89,7 @@ int txn_drain(struct txn_engine *eng);
 
 struct txn_stats {
 	uint64_t open, prepared, begun, committed, rolled_back, log_bytes, checkpoints, installs_pending, logged_objects; /* open: without prepared */
+	uint64_t snapshots, history_nodes, history_bytes; /* open ones, and what is kept for them */
 };
 void txn_engine_stats(struct txn_engine *eng, struct txn_stats *st);
 
@@ -100,13 +103,28 @@ enum txn_state {
 	TXN_ABORTED,
 };
 
-int txn_begin(struct txn_engine *eng, struct txn **out);
+/*
+ * Isolation. Read committed: every read is of what is committed. Serializable: what the transaction reads is noted, and
+ * commit verifies that none of it has changed since. Snapshot: every read is as of begin; a change of what has changed
+ * since is refused (the first updater wins). Reads count where they reach the engine: a layer above that keeps answers
+ * must keep them for one transaction alone.
+ */
+enum txn_isolation { TXN_READ_COMMITTED, TXN_SERIALIZABLE, TXN_SNAPSHOT };
+
+int txn_begin(struct txn_engine *eng, struct txn **out); /* read committed */
+int txn_begin_with(struct txn_engine *eng, enum txn_isolation level, struct txn **out);
+/* The level, and with it the snapshot, from now on. -EINVAL: the transaction has changed something, or has ended. */
+int txn_set_isolation(struct txn *t, enum txn_isolation level);
+enum txn_isolation txn_isolation(const struct txn *t);
+/* Why -ECANCELED, naming the file; NULL: there was none. Lives as long as the transaction. */
+const char *txn_conflict(const struct txn *t);
 struct txn *txn_get(struct txn *t);
 void txn_put(struct txn *t); /* does not end it */
 
 /*
  * Commit. On 0 the transaction is durable and everyone sees it. On -ENOSPC, or any error before the commit point, it is
- * still active. -EIO with the engine in its error state: whether it is durable is decided by the next recovery.
+ * still active. -ECANCELED: it was serializable or a snapshot and came too late; it has been rolled back, and
+ * txn_conflict tells which file it was. -EIO with the engine in its error state: whether it is durable is decided by the next recovery.
  */
 int txn_commit(struct txn *t);
 int txn_rollback(struct txn *t);

@@ -68,7 +68,7 @@ struct txn_name *txn_name_find(struct txn_obj *dir, const char *name)
 	return e;
 }
 
-struct txn_wsxattr *txn_wsxattr_find(struct txn_wsobj *w, const char *name)
+struct txn_wsxattr *txn_wsxattr_find(const struct txn_wsobj *w, const char *name)
 {
 	struct txn_wsxattr *x;
 
@@ -132,6 +132,8 @@ void txn_ws_detach(struct txn_ws *ws, uint64_t logged)
 	struct txn_wsobj *w, *tmp;
 	struct txn_name *e;
 
+	if (logged)
+		txn_keep_names_of(ws);
 	while ((e = TAILQ_FIRST(&ws->names))) {
 		TAILQ_REMOVE(&ws->names, e, link);
 		release_name(ws->eng, e, logged);
@@ -141,6 +143,8 @@ void txn_ws_detach(struct txn_ws *ws, uint64_t logged)
 		struct txn_obj *obj = w->obj;
 
 		pthread_rwlock_wrlock(&obj->lock);
+		if (logged)
+			txn_keep_seen(w);
 		/* I5. Names give a directory its mtime, so that setting it must be logged after them. */
 		if (logged && (w->is_dirview || (w->owned && (w->changed || w->links || w->created))) &&
 		    !(w->owned && removed(w)))
