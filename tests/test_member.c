@@ -68,9 +68,13 @@ static pid_t grandchild(pid_t *parent)
 	*parent = fork();
 	if (!*parent) {
 		pid = fork();
-		if (!pid)
+		if (!pid) {
+			alarm(60); /* should nobody end it */
+			dup2(fds[0], STDOUT_FILENO);
+			dup2(fds[0], STDERR_FILENO);
 			for (;;)
 				pause();
+		}
 		if (write(fds[1], &pid, sizeof(pid)) != sizeof(pid))
 			_exit(1);
 		for (;;)
@@ -97,15 +101,18 @@ static bool descends(pid_t pid, pid_t from)
 /* However many others are looked at, living and dead, an orphan that was seen before keeps its ancestors. */
 static void an_orphan_among_many(void **state UNUSED)
 {
-	enum { LIVE = 60, DEAD = 200, REMEMBERED = 16 };
-	pid_t live[LIVE], parent, orphan = grandchild(&parent), pid;
+	enum { LIVE = 60, DEAD = 200, ORPHANS = 12, REMEMBERED = 16 };
+	pid_t live[LIVE], parents[ORPHANS], orphans[ORPHANS], pid;
 	struct fusefs_process *p;
 
 	for (size_t i = 0; i < LIVE; i++)
 		live[i] = sleeper();
 	members(REMEMBERED, 4);
-	assert_true(descends(orphan, parent));
-	end(parent);
+	for (size_t i = 0; i < ORPHANS; i++) {
+		orphans[i] = grandchild(&parents[i]);
+		assert_true(descends(orphans[i], parents[i]));
+		end(parents[i]);
+	}
 	for (unsigned round = 0; round < 3; round++) {
 		for (size_t i = 0; i < LIVE; i++)
 			assert_true(descends(live[i], getpid()));
@@ -115,13 +122,15 @@ static void an_orphan_among_many(void **state UNUSED)
 			fusefs_process_put(p);
 			end(pid);
 		}
-		assert_true(descends(orphan, parent));
+		for (size_t i = 0; i < ORPHANS; i++)
+			assert_true(descends(orphans[i], parents[i]));
 	}
 	/* Nobody can tell from outside: one that is seen for the first time does not have them. */
 	members(REMEMBERED, 4);
-	assert_false(descends(orphan, parent));
-	assert_true(descends(orphan, getpid()));
-	end(orphan);
+	assert_false(descends(orphans[0], parents[0]));
+	assert_true(descends(orphans[0], getpid()));
+	for (size_t i = 0; i < ORPHANS; i++)
+		end(orphans[i]);
 	for (size_t i = 0; i < LIVE; i++)
 		end(live[i]);
 }
