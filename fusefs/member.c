@@ -385,7 +385,7 @@ static bool is_orphan(struct fusefs_members *m, const struct process *p)
 /* Make room, at the cost of the dead if possible, and not of living orphans, of which there may be too many for once. */
 static void evict(struct fusefs_members *m)
 {
-	for (unsigned i = 0; m->n_used >= m->max_used && i < SECOND_CHANCES + ORPHAN_CHANCES; i++) {
+	for (unsigned i = 0; m->n_used > m->max_used && i < SECOND_CHANCES + ORPHAN_CHANCES; i++) {
 		struct process *p = TAILQ_LAST(&m->used, used_head);
 
 		if (still_there(m, p) && (i < SECOND_CHANCES || is_orphan(m, p)))
@@ -416,7 +416,6 @@ static int load(struct fusefs_members *m, pid_t tgid, struct process **out, pid_
 	p->pub.serial = serial_of(m, fd);
 	p->pidfd = -1;
 	atomic_init(&p->refs, 1);
-	evict(m);
 	HASH_ADD(hh, m->by_tgid, pub.tgid, sizeof(p->pub.tgid), p);
 	if (!p->hh.tbl) {
 		if (fd >= 0)
@@ -474,7 +473,6 @@ static int find_or_load(struct fusefs_members *m, pid_t tgid, struct fusefs_proc
 	rc = load(m, tgid, &first, &ppid);
 	if (rc)
 		return rc;
-	/* Taken now: with a small cache, loading its ancestors may evict it. */
 	*out = fusefs_process_get(&first->pub);
 	for (child = first; ppid > 0; child = p) {
 		bool cached;
@@ -488,6 +486,7 @@ static int find_or_load(struct fusefs_members *m, pid_t tgid, struct fusefs_proc
 			break;
 		ppid = next;
 	}
+	evict(m); /* only now: it must see who is whose child */
 	return 0;
 }
 
