@@ -383,11 +383,13 @@ static bool is_orphan(struct fusefs_members *m, const struct process *p)
 }
 
 /* Make room, at the cost of the dead if possible, and not of living orphans, of which there may be too many for once. */
-static void evict(struct fusefs_members *m)
+static void evict(struct fusefs_members *m, const struct process *newest)
 {
 	for (unsigned i = 0; m->n_used > m->max_used && i < SECOND_CHANCES + ORPHAN_CHANCES; i++) {
 		struct process *p = TAILQ_LAST(&m->used, used_head);
 
+		if (p == newest)
+			return;
 		if (still_there(m, p) && (i < SECOND_CHANCES || is_orphan(m, p)))
 			touch(m, p);
 		else
@@ -486,7 +488,7 @@ static int find_or_load(struct fusefs_members *m, pid_t tgid, struct fusefs_proc
 			break;
 		ppid = next;
 	}
-	evict(m); /* only now: it must see who is whose child */
+	evict(m, first); /* only now: it must see who is whose child */
 	return 0;
 }
 
