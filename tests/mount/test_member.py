@@ -428,3 +428,98 @@ def refusal_of(mnt, text):
     except OSError as e:
         return str(e)
     raise Failure(f"{text!r} was accepted")
+
+
+# ---- where processes stand ----
+
+@quick
+def test_a_working_directory_from_before_and_after_begin(t):
+    """Relative paths show the transaction to members, wherever and whenever they went there."""
+    m = t.mount()
+    os.makedirs(m("d/sub"))
+    write(m("d/sub/f"), "committed")
+    for when in ("before", "after"):
+        a = t.actor(cwd=m("d") if when == "before" else None)
+        stranger = t.actor(cwd=m("d"))
+        a(ctl, m.mnt, "begin")
+        a(os.chdir, m("d") if when == "after" else ".")
+        a(write, "sub/f", "inside")
+        a(write, "new", "n")
+        a(os.mkdir, "made")
+        a(os.chdir, "made")
+        a(write, "deep", "x")
+        equal(a(os.getcwd), m("d/made"))
+        equal(a(read, "../sub/f"), b"inside")
+        equal(a(lambda: in_child(ls, "..")), ["made", "new", "sub"])
+        equal(stranger(ls, "."), ["sub"])
+        equal(stranger(read, "sub/f"), b"committed")
+        equal(stranger(os.getcwd), m("d"))
+        a(ctl, m.mnt, "rollback")
+        equal(stranger(ls, "."), ["sub"])
+        a(os.chdir, m("d"))
+        equal(a(read, "sub/f"), b"committed")
+        a.end()
+        stranger.end()
+
+
+def stand(stop, allowed):
+    """Ask where one stands, all the time; how often, or the first answer that is not allowed."""
+    n = 0
+    while not os.path.exists(stop):
+        try:
+            got = os.getcwd()
+        except OSError as e:
+            return f"getcwd: {e}"
+        if got not in allowed:
+            return f"getcwd: {got}"
+        try:
+            got = sorted(os.listdir("."))
+        except OSError as e:
+            return f"listing: {e}"
+        if got != ["f"]:
+            return f"listing: {got}"
+        n += 1
+    return n
+
+
+@quick
+def test_bystanders_stand_firm(t):
+    """
+    Transactions move the directories in which others stand, and roll back or commit: getcwd and the relative paths of
+    those never fail, and never tell of what is not committed.
+    """
+    m = t.mount()
+    os.makedirs(m("a/b/c"))
+    write(m("a/b/c/f"), "x")
+    for d in ("a", "a/b", "a/b/c"):
+        write(m(d, "f"), "x") if d == "a/b/c" else None
+    stop = t.path("stop")
+    stayers = [t.actor(cwd=m("a/b/c")) for _ in range(2)]
+
+    def move(mnt, how, end, i):
+        tx, root = (f"n{i}", f"{mnt}/.txn/n{i}/root") if how == "named" else (None, mnt)
+        os.mkdir(f"{mnt}/.txn/{tx}") if tx else ctl(mnt, "begin")
+        os.rename(f"{root}/a/b", f"{root}/a/b2")
+        os.rename(f"{root}/a", f"{root}/a2")
+        write(f"{root}/a2/b2/c/f", f"{how}{i}")
+        sorted(os.listdir(f"{root}/a2/b2/c"))
+        if end == "back":
+            os.rename(f"{root}/a2/b2", f"{root}/a2/b")
+            os.rename(f"{root}/a2", f"{root}/a")
+        ctl(mnt, "commit" if end == "back" else end, tx)
+        if end == "commit":  # another one brings it back
+            os.rename(f"{mnt}/a2/b2", f"{mnt}/a2/b")
+            os.rename(f"{mnt}/a2", f"{mnt}/a")
+    paths = {m(a, b, "c") for a in ("a", "a2") for b in ("b", "b2")}
+    for ends, allowed in ((("rollback", "back"), {m("a/b/c")}), (("commit",), paths)):
+        for b in stayers:
+            b.start(stand, stop, allowed)
+        a = t.actor()
+        for i in range(24):
+            a(move, m.mnt, ("ambient", "named")[i % 2], ends[i // 2 % len(ends)], i)
+        write(stop, "")
+        for b in stayers:
+            n = b.result()
+            check(isinstance(n, int), f"a bystander while directories move ({ends}):", n)
+        os.unlink(stop)
+        a.end()
