@@ -20,6 +20,7 @@
 
 #define PROCESSES_DEFAULT 4096
 #define PIDFDS_FALLBACK 64 /* when the descriptor limit cannot be read */
+#define SWEEP 3
 #define SECOND_CHANCES 8
 #define ORPHAN_CHANCES 64
 #define PARENT_TRIES 4
@@ -397,6 +398,21 @@ static void evict(struct fusefs_members *m, const struct process *newest)
 	}
 }
 
+/* With each new process, look at some that were not seen for long: the dead go, and their descriptors. */
+static void sweep(struct fusefs_members *m, const struct process *newest)
+{
+	for (unsigned i = 0; i < SWEEP; i++) {
+		struct process *p = TAILQ_LAST(&m->used, used_head);
+
+		if (p == newest)
+			return;
+		if (still_there(m, p))
+			touch(m, p);
+		else
+			forget(m, p);
+	}
+}
+
 /* Put a process that is not cached into the cache, without its parent. The reference is the cache's. */
 static int load(struct fusefs_members *m, pid_t tgid, struct process **out, pid_t *ppid)
 {
@@ -488,6 +504,7 @@ static int find_or_load(struct fusefs_members *m, pid_t tgid, struct fusefs_proc
 			break;
 		ppid = next;
 	}
+	sweep(m, first);
 	evict(m, first); /* only now: it must see who is whose child */
 	return 0;
 }
