@@ -100,9 +100,11 @@ static int set_isolation(struct run *r, struct fusefs_tx *tx, const struct fusef
 	return 0;
 }
 
+static const char unseen[] = "the calling process cannot be seen from the filesystem's pid namespace and its /proc";
+
 /*
- * The process that is to own a transaction: the caller's or one of its ancestors, borrowed from the caller's chain. It
- * must be of the caller's uid: otherwise anybody could draw root's shell, or init and with it every process, into a
+ * The process that is to own a transaction: the caller's or one of its ancestors, borrowed from the caller's chain, by
+ * its id in the caller's pid namespace. It must be of the caller's uid: otherwise anybody could draw root's shell, or init and with it every process, into a
  * transaction.
  */
 static int find_owner(struct run *r, pid_t pid, struct fusefs_process **out)
@@ -111,7 +113,9 @@ static int find_owner(struct run *r, pid_t pid, struct fusefs_process **out)
 	uid_t real, effective;
 	int rc;
 
-	while (p && p->tgid != pid)
+	if (!p)
+		return refuse(r, -ESRCH, "%s, so no process can own a transaction for it", unseen);
+	while (p && fusefs_process_seen_by(p, r->me) != pid)
 		p = p->parent;
 	if (!p) {
 		if (fusefs_process_of(r->reg->members, pid, &other) != 0)
@@ -207,9 +211,7 @@ static int run_begin(struct run *r, const struct fusefs_command *cmd)
 	if (r->tx)
 		return refuse_tx(r, r->tx, -EALREADY, inside);
 	if (!r->me)
-		return refuse(r, -ESRCH,
-		              "the calling process cannot be seen from here, so nothing could belong to it: "
-		              "make a named transaction with mkdir");
+		return refuse(r, -ESRCH, "%s, so nothing could belong to it: make a named transaction with mkdir", unseen);
 	tx = tx_of_process(r->reg, r->me);
 	if (tx) {
 		rc = refuse_tx(r, tx, -EALREADY, inside);

@@ -13,11 +13,20 @@
 #include <sys/ioctl.h>
 #include <sys/queue.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/vfs.h>
+#include <syslog.h>
 
 #define PROCESSES_DEFAULT 4096
 #define PIDFDS_FALLBACK 64 /* when the descriptor limit cannot be read */
+#define SWEEP 3
 #define SECOND_CHANCES 8
+#define ORPHAN_CHANCES 64
+#define PARENT_TRIES 4
+#define NAMESPACES_MAX 64 /* more than the 32 levels that the kernel allows */
+
+#define TXNFS_PIDFS_MAGIC 0x50494446 /* from <linux/magic.h> of Linux 6.9 */
 
 /* From <linux/pidfd.h> of Linux 6.13: older headers lack it, older kernels refuse it. */
 #define TXNFS_PIDFD_THREAD O_EXCL
@@ -54,6 +63,8 @@ struct fusefs_members {
 	unsigned n_used, n_held;
 	unsigned max_used, max_held;
 	bool no_thread_info; /* this kernel has no PIDFD_THREAD or no PIDFD_GET_INFO */
+	bool serials;        /* constant: pidfds are files of pidfs, whose numbers are never used again */
+	bool blind;          /* constant: /proc is missing, or another namespace's */
 };
 
 struct stat_line {
@@ -149,6 +160,46 @@ static int read_status(pid_t pid, const char *key, char *value, size_t size)
 	p += strlen(key);
 	snprintf(value, size, "%.*s", (int)strcspn(p, "\n"), p);
 	return 0;
+}
+
+static uint64_t serial_of(const struct fusefs_members *m, int pidfd)
+{
+	struct stat st;
+
+	return m->serials && pidfd >= 0 && fstat(pidfd, &st) == 0 ? st.st_ino : 0;
+}
+
+/* Pids of a process, from the outermost namespace that /proc shows to its own: their number. */
+static unsigned namespace_pids(pid_t pid, pid_t *ids)
+{
+	char value[NAMESPACES_MAX * 12], *p = value, *end;
+	unsigned n = 0;
+
+	if (read_status(pid, "\nNSpid:", value, sizeof(value)) != 0)
+		return 0;
+	for (; n < NAMESPACES_MAX; p = end) {
+		long id = strtol(p, &end, 10);
+
+		if (end == p)
+			break;
+		ids[n++] = (pid_t)id;
+	}
+	return n;
+}
+
+pid_t fusefs_process_seen_by(const struct fusefs_process *p, const struct fusefs_process *viewer)
+{
+	pid_t ours[NAMESPACES_MAX], theirs[NAMESPACES_MAX];
+	unsigned n, depth;
+
+	n = namespace_pids(p->tgid, ours);
+	depth = namespace_pids(viewer->tgid, theirs);
+	if (!fusefs_process_alive(p) || !fusefs_process_alive(viewer))
+		return 0;
+	if (!n && !depth)
+		return p->tgid; /* a kernel without namespaces */
+	/* Nobody leaves its namespace but downwards: as deep as a descendant is as deep in the same one. */
+	return n && n == depth ? ours[n - 1] : 0;
 }
 
 static int thread_group(struct fusefs_members *m, pid_t tid, pid_t *tgid)
@@ -250,6 +301,25 @@ static void hold_pidfd(struct fusefs_members *m, struct process *p, int fd)
 	m->n_held++;
 }
 
+/* Was that for want of descriptors, and has one been freed for another try? */
+static bool make_room(struct fusefs_members *m, int rc)
+{
+	if ((rc != -EMFILE && rc != -ENFILE) || !m->n_held)
+		return false;
+	release_pidfd(m, TAILQ_LAST(&m->held, held_head));
+	return true;
+}
+
+static int look(struct fusefs_members *m, pid_t pid, struct stat_line *out)
+{
+	int rc;
+
+	do
+		rc = read_stat(pid, out);
+	while (make_room(m, rc));
+	return rc;
+}
+
 static void forget(struct fusefs_members *m, struct process *p)
 {
 	release_pidfd(m, p);
@@ -279,7 +349,8 @@ static bool still_there(struct fusefs_members *m, struct process *p)
 		return pidfd_alive(p->pidfd);
 	/* Opened before the start time is read, so that a right start time proves the descriptor right too. */
 	fd = m->max_held ? pidfd_open_(p->pub.tgid, 0) : -1;
-	if (read_stat(p->pub.tgid, &st) != 0 || st.start != p->pub.start) {
+	if (look(m, p->pub.tgid, &st) != 0 || st.start != p->pub.start ||
+	    (fd >= 0 && p->pub.serial && serial_of(m, fd) != p->pub.serial)) {
 		if (fd >= 0)
 			close(fd);
 		return false;
@@ -304,13 +375,38 @@ static struct process *find(struct fusefs_members *m, pid_t tgid)
 	return p;
 }
 
-/* Make room, at the cost of the dead if possible: of a living process the ancestry may not be found again. */
-static void evict(struct fusefs_members *m)
+/* Has it lost the parent that it had, so that its ancestry is known here alone? */
+static bool is_orphan(struct fusefs_members *m, const struct process *p)
 {
-	for (unsigned i = 0; m->n_used >= m->max_used; i++) {
+	struct stat_line st;
+
+	return p->pub.parent && (look(m, p->pub.tgid, &st) != 0 || st.ppid != p->pub.parent->tgid);
+}
+
+/* Make room, at the cost of the dead if possible, and not of living orphans, of which there may be too many for once. */
+static void evict(struct fusefs_members *m, const struct process *newest)
+{
+	for (unsigned i = 0; m->n_used > m->max_used && i < SECOND_CHANCES + ORPHAN_CHANCES; i++) {
 		struct process *p = TAILQ_LAST(&m->used, used_head);
 
-		if (i < SECOND_CHANCES && still_there(m, p))
+		if (p == newest)
+			return;
+		if (still_there(m, p) && (i < SECOND_CHANCES || is_orphan(m, p)))
+			touch(m, p);
+		else
+			forget(m, p);
+	}
+}
+
+/* With each new process, look at some that were not seen for long: the dead go, and their descriptors. */
+static void sweep(struct fusefs_members *m, const struct process *newest)
+{
+	for (unsigned i = 0; i < SWEEP; i++) {
+		struct process *p = TAILQ_LAST(&m->used, used_head);
+
+		if (p == newest)
+			return;
+		if (still_there(m, p))
 			touch(m, p);
 		else
 			forget(m, p);
@@ -323,7 +419,7 @@ static int load(struct fusefs_members *m, pid_t tgid, struct process **out, pid_
 	struct stat_line st;
 	struct process *p;
 	int fd = m->max_held ? pidfd_open_(tgid, 0) : -1;
-	int rc = fd == -ESRCH || fd == -EINVAL ? -ESRCH : read_stat(tgid, &st);
+	int rc = fd == -ESRCH || fd == -EINVAL ? -ESRCH : look(m, tgid, &st);
 
 	if (rc == 0 && (st.dead || (fd >= 0 && !pidfd_alive(fd))))
 		rc = -ESRCH; /* what was read may be of the next one with this id */
@@ -335,9 +431,9 @@ static int load(struct fusefs_members *m, pid_t tgid, struct process **out, pid_
 	}
 	p->pub.tgid = tgid;
 	p->pub.start = st.start;
+	p->pub.serial = serial_of(m, fd);
 	p->pidfd = -1;
 	atomic_init(&p->refs, 1);
-	evict(m);
 	HASH_ADD(hh, m->by_tgid, pub.tgid, sizeof(p->pub.tgid), p);
 	if (!p->hh.tbl) {
 		if (fd >= 0)
@@ -355,11 +451,32 @@ static int load(struct fusefs_members *m, pid_t tgid, struct process **out, pid_
 }
 
 /*
- * A reference to the process with this id, from the cache or loaded together with its ancestors up to the first that is
- * cached.
+ * The parent of a process that has just been loaded, or NULL; *grandparent: of one that was not cached.
  *
  * The id of a parent was read before the parent was looked at, which may have died in between and its id been used
- * again. But a parent is never younger than its child, and a new process is.
+ * again. But a parent is never younger than its child, and a new process is. The child has another parent then.
+ */
+static struct process *find_parent(struct fusefs_members *m, const struct process *child, pid_t ppid, bool *cached,
+                                   pid_t *grandparent)
+{
+	struct stat_line st;
+	struct process *p;
+
+	for (unsigned i = 0; i < PARENT_TRIES && ppid > 0; i++) {
+		p = find(m, ppid);
+		*cached = p != NULL;
+		if ((p || load(m, ppid, &p, grandparent) == 0) && p->pub.start <= child->pub.start)
+			return p;
+		if (look(m, child->pub.tgid, &st) != 0 || st.start != child->pub.start || st.ppid == ppid)
+			return NULL;
+		ppid = st.ppid;
+	}
+	return NULL;
+}
+
+/*
+ * A reference to the process with this id, from the cache or loaded together with its ancestors up to the first that is
+ * cached.
  */
 static int find_or_load(struct fusefs_members *m, pid_t tgid, struct fusefs_process **out)
 {
@@ -374,32 +491,43 @@ static int find_or_load(struct fusefs_members *m, pid_t tgid, struct fusefs_proc
 	rc = load(m, tgid, &first, &ppid);
 	if (rc)
 		return rc;
-	/* Taken now: with a small cache, loading its ancestors may evict it. */
 	*out = fusefs_process_get(&first->pub);
 	for (child = first; ppid > 0; child = p) {
 		bool cached;
 		pid_t next = 0;
 
-		p = find(m, ppid);
-		cached = p != NULL;
-		if (!cached && load(m, ppid, &p, &next) != 0)
-			break;
-		if (p->pub.start > child->pub.start)
+		p = find_parent(m, child, ppid, &cached, &next);
+		if (!p)
 			break;
 		child->pub.parent = fusefs_process_get(&p->pub);
 		if (cached)
 			break;
 		ppid = next;
 	}
+	sweep(m, first);
+	evict(m, first); /* only now: it must see who is whose child */
 	return 0;
 }
 
 /* ---- the module's door ---- */
 
+/* Is /proc that of this process's pid namespace? Of another one, its entries are other processes than ids mean here. */
+static bool proc_is_ours(void)
+{
+	char text[32];
+	ssize_t n = readlink("/proc/self", text, sizeof(text) - 1);
+
+	if (n <= 0)
+		return false;
+	text[n] = '\0';
+	return strtol(text, NULL, 10) == getpid();
+}
+
 int fusefs_members_new(unsigned processes, unsigned pidfds, struct fusefs_members **out)
 {
 	struct fusefs_members *m = calloc(1, sizeof(*m));
 	struct rlimit lim;
+	struct statfs sfs;
 	int probe;
 
 	if (!m)
@@ -412,7 +540,12 @@ int fusefs_members_new(unsigned processes, unsigned pidfds, struct fusefs_member
 		pidfds = getrlimit(RLIMIT_NOFILE, &lim) ? PIDFDS_FALLBACK
 		                                        : (unsigned)base_min_u64(lim.rlim_cur / 4, m->max_used);
 	m->max_held = pidfds;
+	m->blind = !proc_is_ours();
+	if (m->blind)
+		base_log(LOG_WARNING, "/proc does not show this process's pid namespace: no process can be a member of a "
+		                      "transaction, only named ones are possible");
 	probe = pidfd_open_(getpid(), 0);
+	m->serials = probe >= 0 && fstatfs(probe, &sfs) == 0 && sfs.f_type == TXNFS_PIDFS_MAGIC;
 	if (probe >= 0)
 		close(probe);
 	else if (probe == -ENOSYS || probe == -EPERM)
@@ -439,7 +572,7 @@ int fusefs_process_of(struct fusefs_members *m, pid_t tid, struct fusefs_process
 	pid_t tgid;
 	int rc = 0;
 
-	if (tid <= 0)
+	if (tid <= 0 || m->blind)
 		return -ESRCH;
 	pthread_mutex_lock(&m->lock);
 	/* A cached process that lives still has its id: a thread with that id is its leader. */
@@ -447,7 +580,9 @@ int fusefs_process_of(struct fusefs_members *m, pid_t tid, struct fusefs_process
 	if (p) {
 		*out = fusefs_process_get(&p->pub);
 	} else {
-		rc = thread_group(m, tid, &tgid);
+		do
+			rc = thread_group(m, tid, &tgid);
+		while (make_room(m, rc));
 		if (rc == 0)
 			rc = find_or_load(m, tgid, out);
 	}

@@ -47,7 +47,7 @@ static struct fusefs_tx_private *owned_by(struct fusefs_registry *reg, const str
 	struct fusefs_tx_private *priv;
 
 	HASH_FIND(by_owner, reg->owners, &key, sizeof(key), priv);
-	return priv;
+	return priv && fusefs_process_same(priv->owner, p) ? priv : NULL;
 }
 
 struct fusefs_tx *tx_of_process(struct fusefs_registry *reg, const struct fusefs_process *p)

@@ -112,8 +112,9 @@ bool fusefs_tx_allowed(const struct fusefs_tx *tx, const struct fusefs_caller *w
  * newline, to *line when that is not NULL, e.g. "ok: committed transaction 12 (3 operations)" or "error: no savepoint
  * named \"x\" (ENOENT); savepoints: a, b".
  *
- * `owner PID` must name the caller's process or an ancestor of it (-EPERM; -ESRCH: no such process), and unless the
- * caller is root one of the caller's uid: else anybody could draw init, and with it everybody, into a transaction.
+ * `owner PID` must name the caller's process or an ancestor of it, by its id in the caller's pid namespace (-EPERM;
+ * -ESRCH: no such process), and unless the caller is root one of the caller's uid: else anybody could draw init, and with
+ * it everybody, into a transaction.
  */
 int fusefs_tx_run(struct fusefs_registry *reg, struct fusefs_tx *tx, const struct fusefs_caller *who, const char *text,
                   size_t len, struct base_buf *line);

@@ -114,8 +114,11 @@ static void child(const struct run *run, int report, pid_t parent)
 		enter_namespace(report);
 		bind_view(run, report);
 	}
-	/* After unshare, which may clear it. */
-	prctl(PR_SET_PDEATHSIG, SIGTERM);
+	/*
+	 * After unshare, which may clear it. In its namespace a command that goes on after the rollback can change
+	 * nothing. One that was a member could, outside of any transaction: it has no time to.
+	 */
+	prctl(PR_SET_PDEATHSIG, run->dir ? SIGTERM : SIGKILL);
 	if (getppid() != parent)
 		_exit(TOOL_RUN_FAILED);
 	setenv("TXNFS_TXN", run->name, 1);
@@ -171,8 +174,11 @@ static int supervise(const struct run *run, pid_t pid, int *status)
 
 	sigaddset(&set, SIGCHLD);
 	for (;;) {
-		pid_t got = waitpid(pid, status, WNOHANG);
+		pid_t got;
 
+		/* Orphans among the others, see begin_ambient. */
+		while ((got = waitpid(-1, status, WNOHANG)) > 0 && got != pid)
+			;
 		if (got == pid || (got < 0 && errno != EINTR))
 			break;
 		sig = sigwaitinfo(&set, &si);
@@ -310,6 +316,8 @@ static int begin_ambient(struct run *run)
 	struct base_buf b = {0};
 	int r;
 
+	/* Who leaves the tree of processes is given to this one, and stays a member. */
+	prctl(PR_SET_CHILD_SUBREAPER, 1);
 	run->ctl = tool_ctl_open(&run->mount, run->control, NULL);
 	if (run->ctl < 0)
 		return -EIO;

@@ -203,8 +203,8 @@ int txn_checkpoint(struct txn_engine *eng)
 }
 
 /*
- * The checkpointer: when the log has grown by checkpoint_bytes, and every checkpoint_seconds when it has grown at all. Its first act
- * is to make durable what was in the tree before the mount, so that commits need not ask.
+ * The checkpointer: when the log has grown by checkpoint_bytes, and every checkpoint_seconds when there is
+ * anything to do. Its first act is to make durable what was in the tree before the mount, so that commits need not ask.
  */
 void *txn_checkpointer(void *arg)
 {
@@ -225,7 +225,8 @@ void *txn_checkpointer(void *arg)
 		    !eng->checkpoint_wanted)
 			continue;
 		eng->checkpoint_wanted = false;
-		if (grown && !atomic_load(&eng->failed)) {
+		/* Marks are left when something was still being installed at the last one's beginning. */
+		if ((grown || eng->st.logged_objects) && !atomic_load(&eng->failed)) {
 			int r;
 
 			pthread_mutex_unlock(&eng->lock);

@@ -153,8 +153,10 @@ def lock(root, account, rng):
         os.chmod(path, (before.st_mode & 0o7777) ^ 0o040)
     elif how == "write":
         fd = os.open(path, os.O_WRONLY)
-        os.pwrite(fd, b"\n", CELL - 1)
-        os.close(fd)
+        try:
+            os.pwrite(fd, b"\n", CELL - 1)
+        finally:
+            os.close(fd)
     else:
         os.truncate(path, 100_000)
     if os.stat(path).st_ino != before.st_ino:
@@ -183,11 +185,13 @@ def enter(root, change, rng):
         os.rename(new, path)
         return
     fd = os.open(path, os.O_WRONLY)
-    cut = rng.randrange(len(data))
-    os.pwrite(fd, data[cut:], cut)
-    os.pwrite(fd, data[:cut], 0)
-    os.ftruncate(fd, len(data))
-    os.close(fd)
+    try:
+        cut = rng.randrange(len(data))
+        os.pwrite(fd, data[cut:], cut)
+        os.pwrite(fd, data[:cut], 0)
+        os.ftruncate(fd, len(data))
+    finally:
+        os.close(fd)
 
 
 def transfer(root, ledger, number, rng, control=None):
