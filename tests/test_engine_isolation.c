@@ -728,7 +728,8 @@ static void dump_tree(struct dump *up, struct txn_obj *obj)
 		if (r)
 			fail_msg("%s/%s is listed, but lookup says %s", up->path, d.names[i], strerrorname_np(-r));
 		assert_true(i == 0 || strcmp(d.names[i], d.names[i - 1]));
-		snprintf(d.path, sizeof(d.path), "%s%s%s", up->path, *up->path ? "/" : "", d.names[i]);
+		assert_in_range(snprintf(d.path, sizeof(d.path), "%s%s%s", up->path, *up->path ? "/" : "", d.names[i]), 1,
+		                sizeof(d.path) - 1);
 		dump_tree(&d, look.obj);
 		txn_obj_put(look.obj);
 	}
