@@ -107,5 +107,13 @@ def exists(path):
     return os.path.lexists(path)
 
 
+CONTROL_FILES = {"ctl", "prepared", "status", "transactions"}
+
+
+def named_open(mnt, control=".txn"):
+    """The named transactions that are open (and the caller's to see)."""
+    return [name for name in ls(os.path.join(mnt, control)) if name not in CONTROL_FILES]
+
+
 def ls(path):
     return sorted(os.listdir(path))

@@ -23,7 +23,7 @@ import traceback
 import types
 
 import sysc
-from checks import (OPT, Failure, Skip, append, check, equal, exists, expect, ls, name_of, patience,  # noqa: F401
+from checks import (OPT, Failure, Skip, append, check, equal, exists, expect, ls, name_of, named_open, patience,  # noqa: F401
                     read, wait_until, write, write_all)  # tests import all of these from here
 
 NOBODY = 65534

@@ -5,8 +5,8 @@ import signal
 import subprocess
 
 import sysc
-from harness import (NOBODY, OPT, check, equal, exists, in_child, ls, mounted, needs_root, patience, quick, read, tool,
-                     wait_until, write)
+from harness import (NOBODY, OPT, check, equal, exists, in_child, ls, mounted, named_open, needs_root, patience,
+                     quick, read, tool, wait_until, write)
 from namespaces import forbid_unshare, map_root
 from scenes import refused
 
@@ -35,7 +35,7 @@ def test_ambient_run(t):
         refused("run", *way, m.mnt, "--", m("f"), status=126)
         equal(read(m("f")), b"inside\n")
         write(m("f"), "committed")
-    equal(ls(m(".txn")), ["ctl", "status"])
+    equal(named_open(m.mnt), [])
 
 
 def start(t, m, way, script):
@@ -224,4 +224,4 @@ def test_where_namespaces_are_forbidden(t):
             r, out, err = in_child(body, forbid, status, [])
             equal((r, err), (status, ""))
             write(m("f"), "committed")
-    equal(ls(m(".txn")), ["ctl", "status"])
+    equal(named_open(m.mnt), [])
