@@ -530,6 +530,116 @@ static void young_snapshots_go(void **state UNUSED)
 	kit_free(&k);
 }
 
+/* An engine on a store with other operations. */
+static void open_with(struct kit *k, struct store_ops *ops, bool threads)
+{
+	struct store_dir_options so = {.create = true};
+	struct txn_config cfg = {.no_threads = !threads, .segment_size = 256u << 10};
+	char err[256];
+
+	assert_int_equal(store_dir_open(k->dir, &so, &k->store, &k->wal, err, sizeof(err)), 0);
+	k->store->ops = ops;
+	cfg.store = k->store;
+	cfg.wal_dirfd = k->wal;
+	assert_int_equal(txn_engine_open(&cfg, &k->eng, NULL, err, sizeof(err)), 0);
+}
+
+static pthread_mutex_t gate = PTHREAD_MUTEX_INITIALIZER;
+static int (*real_setattr)(struct store_obj *obj, const struct stat *attr, unsigned mask);
+
+static int gated_setattr(struct store_obj *obj, const struct stat *attr, unsigned mask)
+{
+	pthread_mutex_lock(&gate);
+	pthread_mutex_unlock(&gate);
+	return real_setattr(obj, attr, mask);
+}
+
+/* A snapshot that begins while a commit is half-way home, contents and no names: the install changes nothing of what it sees, times included. */
+static void a_commit_on_its_way(void **state UNUSED)
+{
+	struct stat x[2], d[2];
+	struct store_ops ops;
+	struct txn *s, *old, *t;
+	struct kit k;
+
+	tree(&k);
+	ops = *k.store->ops;
+	real_setattr = ops.setattr;
+	ops.setattr = gated_setattr;
+	kit_close(&k);
+	open_with(&k, &ops, true);
+	old = begin(&k, TXN_SNAPSHOT);
+	t = kit_begin(&k);
+	kit_write(&k, t, "x", 0, "x1");
+	kit_create(&k, t, "d/sub", S_IFDIR | 0755);
+	assert_int_equal(kit_try_rename(&k, t, "d/f", "e/f", 0), 0);
+	pthread_mutex_lock(&gate);
+	kit_commit(t);
+	s = begin(&k, TXN_SNAPSHOT);
+	x[0] = kit_stat(&k, s, "x");
+	d[0] = kit_stat(&k, s, "d");
+	for (int i = 0; i < 2; i++) {
+		kit_expect(&k, s, "x", "x1");
+		kit_expect(&k, s, "e/f", "f0");
+		assert_int_equal(count(&k, s, "d"), 1);
+		kit_expect(&k, old, "x", "x0");
+		kit_expect(&k, old, "d/f", "f0");
+		assert_int_equal(count(&k, old, "e"), 0);
+		if (i)
+			break;
+		/* The kernel's clock, which gives files their times at home, ticks more slowly than ours. */
+		nanosleep(&(struct timespec){.tv_nsec = 20000000}, NULL);
+		pthread_mutex_unlock(&gate);
+		assert_int_equal(txn_drain(k.eng), 0);
+	}
+	x[1] = kit_stat(&k, s, "x");
+	d[1] = kit_stat(&k, s, "d");
+	assert_memory_equal(&x[0].st_ctim, &x[1].st_ctim, sizeof(x[0].st_ctim));
+	assert_memory_equal(&x[0].st_mtim, &x[1].st_mtim, sizeof(x[0].st_mtim));
+	assert_memory_equal(&d[0].st_ctim, &d[1].st_ctim, sizeof(d[0].st_ctim));
+	assert_memory_equal(&d[0].st_mtim, &d[1].st_mtim, sizeof(d[0].st_mtim));
+	assert_int_equal(d[0].st_nlink, d[1].st_nlink);
+	/* Nobody has changed it since, the install does not count. */
+	kit_write(&k, s, "x", 0, "s1");
+	kit_commit(s);
+	kit_expect(&k, NULL, "x", "s1");
+	kit_rollback(old);
+	assert_int_equal(txn_drain(k.eng), 0);
+	nothing_kept(&k);
+	kit_free(&k);
+}
+
+/* More removed files than are kept open. */
+static void many_removed_files(void **state UNUSED)
+{
+	enum { MANY = 1100 };
+	char name[32], text[32];
+	struct txn *s;
+	struct kit k;
+
+	tree(&k);
+	for (int i = 0; i < MANY; i++) {
+		snprintf(name, sizeof(name), "d/%d", i);
+		snprintf(text, sizeof(text), "this is %d", i);
+		kit_put(&k, NULL, name, text);
+	}
+	s = begin(&k, TXN_SNAPSHOT);
+	for (int i = 0; i < MANY; i++) {
+		snprintf(name, sizeof(name), "d/%d", i);
+		assert_int_equal(kit_try_unlink(&k, NULL, name, false), 0);
+	}
+	assert_int_equal(count(&k, NULL, "d"), 1);
+	assert_int_equal(count(&k, s, "d"), MANY + 1);
+	for (int i = 0; i < MANY; i++) {
+		snprintf(name, sizeof(name), "d/%d", i);
+		snprintf(text, sizeof(text), "this is %d", i);
+		kit_expect(&k, s, name, text);
+	}
+	kit_commit(s);
+	nothing_kept(&k);
+	kit_free(&k);
+}
+
 static int no_tmpfile(struct store_obj *dir UNUSED, const struct store_new *nw UNUSED, struct store_obj **out UNUSED,
                       struct stat *attr UNUSED, struct store_file **file UNUSED)
 {
@@ -539,23 +649,16 @@ static int no_tmpfile(struct store_obj *dir UNUSED, const struct store_new *nw U
 /* No room for what a snapshot needs: writers go on, commits are installed, and the snapshot says what has become of it. */
 static void a_snapshot_is_lost(void **state UNUSED)
 {
-	struct store_dir_options so = {.create = true};
-	struct txn_config cfg = {.no_threads = true, .segment_size = 256u << 10};
 	struct txn_obj *obj = NULL;
 	struct store_ops poor;
 	struct txn *s, *later;
-	char err[256];
 	struct kit k;
 
 	tree(&k);
-	kit_close(&k);
-	assert_int_equal(store_dir_open(k.dir, &so, &k.store, &k.wal, err, sizeof(err)), 0);
 	poor = *k.store->ops;
 	poor.tmpfile = no_tmpfile;
-	k.store->ops = &poor;
-	cfg.store = k.store;
-	cfg.wal_dirfd = k.wal;
-	assert_int_equal(txn_engine_open(&cfg, &k.eng, NULL, err, sizeof(err)), 0);
+	kit_close(&k);
+	open_with(&k, &poor, false);
 	for (int how = 0; how < PENDING; how++) {
 		struct txn *u;
 
@@ -1299,6 +1402,8 @@ int main(int argc, char **argv)
 		cmocka_unit_test(files_of_a_snapshot),
 		cmocka_unit_test(young_snapshots_go),
 		cmocka_unit_test(a_snapshot_is_lost),
+		cmocka_unit_test(a_commit_on_its_way),
+		cmocka_unit_test(many_removed_files),
 		cmocka_unit_test(history_without_threads),
 		cmocka_unit_test(history_with_threads),
 		cmocka_unit_test(no_circles),
