@@ -35,7 +35,7 @@ def test_ambient_run(t):
         refused("run", *way, m.mnt, "--", m("f"), status=126)
         equal(read(m("f")), b"inside\n")
         write(m("f"), "committed")
-    equal(ls(m(".txn")), ["ctl", "status"])
+    equal([x for x in ls(m(".txn")) if x.startswith("run")], [])
 
 
 def start(t, m, way, script):
@@ -224,4 +224,4 @@ def test_where_namespaces_are_forbidden(t):
             r, out, err = in_child(body, forbid, status, [])
             equal((r, err), (status, ""))
             write(m("f"), "committed")
-    equal(ls(m(".txn")), ["ctl", "status"])
+    equal([x for x in ls(m(".txn")) if x.startswith("run")], [])
