@@ -93,7 +93,7 @@ mode_t txn_obj_kind(const struct txn_obj *obj)
 	return obj->home->kind;
 }
 
-void **txn_obj_user(struct txn_obj *obj)
+_Atomic(void *) *txn_obj_user(struct txn_obj *obj)
 {
 	return &obj->user;
 }

@@ -188,7 +188,7 @@ struct txn_obj {
 	struct store_obj *home; /* owned; NULL only during recovery, for what is missing */
 	atomic_ulong refs;
 	_Atomic uint64_t oid;   /* number in the log; 0: none yet. Written once under eng->lock */
-	void *user;             /* layer above */
+	_Atomic(void *) user;   /* layer above, under a lock of its own; read without any */
 	atomic_uint opens;      /* open files: contents must stay reachable */
 	atomic_bool dead;       /* created by a transaction that was rolled back */
 	atomic_bool gone;       /* a directory that has been removed at home */

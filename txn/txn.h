@@ -197,7 +197,7 @@ void txn_obj_put(struct txn_obj *obj);
 uint64_t txn_obj_ino(const struct txn_obj *obj);
 mode_t txn_obj_kind(const struct txn_obj *obj); /* S_IFMT bits */
 /* A slot for the layer above: whatever it hangs there it must take away before its last reference goes. */
-void **txn_obj_user(struct txn_obj *obj);
+_Atomic(void *) *txn_obj_user(struct txn_obj *obj);
 /* Does this view have its own version of the object (a change of contents or attributes, or its creation)? */
 bool txn_obj_changed(struct txn *view, struct txn_obj *obj);
 /* Path from the root in a view, "" for the root; malloc'ed. -ENOENT when it has no known name there. */
