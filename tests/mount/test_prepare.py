@@ -187,7 +187,7 @@ def test_kill_and_remount(t):
     for _ in range(2):
         m.crash()
         equal({g: u for g, (u, _) in listed(m).items()}, {"g": os.getuid(), "h": os.getuid()})
-        equal(ls(m(".txn")), ["ctl", "prepared", "status"])
+        equal(ls(m(".txn")), ["ctl", "prepared", "status", "transactions"])
         nothing_seen(m)
         locks_held(m)
         write(m("life"), "goes on")
