@@ -4,7 +4,6 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
-#include <syslog.h>
 
 /* What each command works with. */
 struct run {
@@ -333,62 +332,6 @@ static int run_prepared(struct run *r, const struct fusefs_command *cmd)
 	return rc;
 }
 
-int tx_end_for(struct fusefs_tx *tx, const char *why)
-{
-	struct fusefs_registry *reg = tx->priv->reg;
-	struct fusefs_process *owner = NULL;
-	struct base_buf line = {0};
-	enum fusefs_end how;
-	int rc;
-
-	pthread_mutex_lock(&reg->lock);
-	if (tx->priv->owner)
-		owner = fusefs_process_get(tx->priv->owner);
-	pthread_mutex_unlock(&reg->lock);
-	base_buf_printf(&line, "error: ");
-	tx_put_label(&line, tx);
-	base_buf_printf(&line, " was rolled back: %s (ENOTCONN)", why);
-	/* First: whoever finds himself outside can read why. */
-	if (owner)
-		tx_remember(reg, owner, &line);
-	rc = tx_end(tx, false, &how);
-	if (!line.err)
-		base_log(rc ? LOG_ERR : LOG_INFO, "%.*s%s%s", (int)(line.n - strlen("error: ")),
-		         (char *)line.p + strlen("error: "), rc ? ": failed: " : "", rc ? describe(rc) : "");
-	base_buf_free(&line);
-	fusefs_process_put(owner);
-	return rc;
-}
-
-/* `rollback transaction N`: somebody's, from anywhere. */
-static int run_rollback_number(struct run *r, const struct fusefs_command *cmd)
-{
-	struct fusefs_tx *tx = tx_by_number(r->reg, cmd->number);
-	char why[96];
-	int rc;
-
-	if (!tx)
-		return refuse(r, -ENOENT, "there is no open transaction %u", cmd->number);
-	if (!fusefs_tx_allowed(tx, r->who)) {
-		rc = refuse_tx(r, tx, -EACCES, "is someone else's");
-	} else {
-		snprintf(why, sizeof(why), "process %d of uid %u wanted it", (int)r->who->pid, (unsigned)r->who->uid);
-		pthread_mutex_lock(&tx->busy);
-		rc = tx_has_ended(tx) ? -ENOTCONN : tx_end_for(tx, why);
-		pthread_mutex_unlock(&tx->busy);
-		if (rc == -ENOTCONN) {
-			refuse_tx(r, tx, rc, "has ended");
-		} else if (rc) {
-			refuse_failed(r, tx, rc, cmd->verb);
-		} else {
-			base_buf_printf(&r->line, "ok: rolled back ");
-			tx_put_label(&r->line, tx);
-		}
-	}
-	fusefs_tx_put(tx);
-	return rc;
-}
-
 /* ---- savepoints; tx->busy is held ---- */
 
 /* The newest savepoint of that name as an index, or n_savepoints. */
@@ -531,7 +474,7 @@ static int run_command(struct run *r, const struct fusefs_command *cmd)
 	case FUSEFS_BEGIN:
 		return run_begin(r, cmd);
 	case FUSEFS_ROLLBACK_NUMBER:
-		return run_rollback_number(r, cmd);
+		return tx_rollback_number(r->reg, cmd->number, r->who, &r->line);
 	case FUSEFS_COMMIT_PREPARED:
 	case FUSEFS_ROLLBACK_PREPARED:
 		return run_prepared(r, cmd);

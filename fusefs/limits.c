@@ -1,7 +1,9 @@
 /* limits.c - how many transactions a user may have open, how much log they may take, how long they may idle; the list. */
 #include "fusefs/tx_private.h"
 
+#include <stdio.h>
 #include <string.h>
+#include <syslog.h>
 
 #define WAITS_SHOWN 16
 
@@ -167,4 +169,64 @@ int fusefs_tx_list(struct fusefs_registry *reg, const struct fusefs_caller *who,
 	}
 	free(all);
 	return out->err;
+}
+
+/* ---- ending someone's ---- */
+
+int tx_end_for(struct fusefs_tx *tx, const char *why)
+{
+	struct fusefs_registry *reg = tx->priv->reg;
+	struct fusefs_process *owner = NULL;
+	struct base_buf line = {0};
+	enum fusefs_end how;
+	int rc;
+
+	pthread_mutex_lock(&reg->lock);
+	if (tx->priv->owner)
+		owner = fusefs_process_get(tx->priv->owner);
+	pthread_mutex_unlock(&reg->lock);
+	base_buf_printf(&line, "error: ");
+	tx_put_label(&line, tx);
+	base_buf_printf(&line, " was rolled back: %s (ENOTCONN)", why);
+	/* First: whoever finds himself outside can read why. */
+	if (owner)
+		tx_remember(reg, owner, &line);
+	rc = tx_end(tx, false, &how);
+	if (!line.err)
+		base_log(rc ? LOG_ERR : LOG_INFO, "%.*s%s%s", (int)(line.n - strlen("error: ")),
+		         (char *)line.p + strlen("error: "), rc ? ": failed: " : "", rc ? strerrordesc_np(-rc) : "");
+	base_buf_free(&line);
+	fusefs_process_put(owner);
+	return rc;
+}
+
+int tx_rollback_number(struct fusefs_registry *reg, unsigned number, const struct fusefs_caller *who,
+                       struct base_buf *line)
+{
+	struct fusefs_tx *tx = tx_by_number(reg, number);
+	char why[96];
+	int rc;
+
+	if (!tx) {
+		base_buf_printf(line, "error: there is no open transaction %u (ENOENT)", number);
+		return -ENOENT;
+	}
+	if (!fusefs_tx_allowed(tx, who)) {
+		rc = -EACCES;
+	} else {
+		snprintf(why, sizeof(why), "process %d of uid %u wanted it", (int)who->pid, (unsigned)who->uid);
+		pthread_mutex_lock(&tx->busy);
+		rc = tx_has_ended(tx) ? -ENOTCONN : tx_end_for(tx, why);
+		pthread_mutex_unlock(&tx->busy);
+	}
+	base_buf_printf(line, rc ? "error: " : "ok: rolled back ");
+	tx_put_label(line, tx);
+	if (rc == -EACCES)
+		base_buf_printf(line, " is someone else's (EACCES)");
+	else if (rc == -ENOTCONN)
+		base_buf_printf(line, " has ended (ENOTCONN)");
+	else if (rc)
+		base_buf_printf(line, " cannot be rolled back: %s (%s)", strerrordesc_np(-rc), strerrorname_np(-rc));
+	fusefs_tx_put(tx);
+	return rc;
 }

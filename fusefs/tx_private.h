@@ -125,6 +125,9 @@ void tx_watcher_close(struct fusefs_registry *reg);
 void tx_watcher_poke(struct fusefs_registry *reg);
 /* Roll it back without its owner's doing, and tell the owner's process why; tx->busy is held. */
 int tx_end_for(struct fusefs_tx *tx, const char *why);
+/* `rollback transaction N`, by whoever may; the line is told. */
+int tx_rollback_number(struct fusefs_registry *reg, unsigned number, const struct fusefs_caller *who,
+                       struct base_buf *line);
 /* Take fd, a pidfd of priv->owner or -1, over and have the watcher look at it; registry.lock is held. */
 void tx_watch(struct fusefs_registry *reg, struct fusefs_tx_private *priv, int fd);
 void tx_unwatch(struct fusefs_registry *reg, struct fusefs_tx_private *priv);

@@ -41,6 +41,7 @@
 #include "txn/rec.h"
 #include "txn/store.h"
 #include "txn/txn.h"
+#include "txn/wait.h"
 #include "wal/wal.h"
 
 #include <limits.h>
@@ -265,22 +266,6 @@ struct txn {
 	TAILQ_ENTRY(txn) install; /* [eng->lock] in eng->installs, or eng->implicits */
 };
 TAILQ_HEAD(txn_list, txn);
-
-/* wait.c */
-struct txn_waits {
-	pthread_mutex_t lock;
-	pthread_cond_t sooner;
-	atomic_uint reserved; /* queues whose first waiter is on its way; written under lock */
-	/* [lock] */
-	struct txn_queue *queues; /* hash by object and name */
-	struct txn_waiter *due;   /* by time, the soonest first */
-	struct txn_waiter *due_last;
-	size_t waiting;
-	unsigned stamp;
-	int stuck; /* why installs do not go on, or 0 */
-	bool started, stopping;
-	pthread_t timer;
-};
 
 struct txn_engine {
 	struct store *store;
@@ -629,18 +614,6 @@ int txn_recover(struct txn_engine *eng, struct txn_recovery *rec, char *err, siz
 int txn_charge(struct txn *t, uint64_t bytes, bool control); /* [txn->lock] -EDQUOT; control records always go */
 void txn_discharge(struct txn *t);
 
-/* obstacle.c: told to armed threads only (txn.h) */
-/* Remember who is in the way. name NULL: the object. Any lock may be held, so that the holder stays. */
-void txn_met(struct txn_obj *obj, const char *name, struct txn *holder);
-bool txn_reserved_for_other(struct txn_obj *obj, const char *name); /* and remember the conflict */
-int txn_retry(struct txn_engine *eng);           /* after TXN_RETRY: 0 once it is worth trying again */
-
-/* wait.c */
-void txn_waits_init(struct txn_engine *eng);
-void txn_waits_free(struct txn_engine *eng);
-bool txn_waits_reserved(struct txn_obj *obj, const char *name, const struct txn_waiter *self);
-void txn_waits_release(struct txn *t);           /* it holds nothing any more. Any lock but waits' may be held */
-void txn_waits_stuck(struct txn_engine *eng, int why); /* installs do not go on: -ENOSPC, -EROFS; 0: they do */
 /* Was it freed for someone who is on his way? Then a newcomer queues up behind. */
 static inline bool txn_reserved(struct txn_obj *obj, const char *name)
 {

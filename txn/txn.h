@@ -19,7 +19,7 @@
  * Threads. All functions may be called from any thread, except txn_engine_open and _close. An operation inside one
  * transaction waits for another operation inside the same transaction; operations of different transactions wait for
  * each other only while they hold the locks listed in txn/private.h, never for a transaction's end. The one exception: an operation
- * that wants to change an object whose committed new version is still being installed waits for the install.
+ * that wants to change an object whose committed new version is still being installed waits for the install. (See "waiting".)
  *
  * Errors. 0 or -errno; byte counts where said. Those of the file operations are POSIX's, and
  *     -EBUSY    the object or name has another transaction's uncommitted change

@@ -129,36 +129,6 @@ static struct timespec now_plus(unsigned ms)
 	return t;
 }
 
-/* [lock] */
-static void due_del(struct txn_waits *ws, struct txn_waiter *w)
-{
-	if (!w->due.tv_sec)
-		return;
-	*(w->due_prev ? &w->due_prev->due_next : &ws->due) = w->due_next;
-	*(w->due_next ? &w->due_next->due_prev : &ws->due_last) = w->due_prev;
-	w->due.tv_sec = 0;
-}
-
-/* [lock] Most come with the same patience, so the place is near the end. */
-static void due_add(struct txn_waits *ws, struct txn_waiter *w, struct timespec at)
-{
-	struct txn_waiter *before;
-
-	due_del(ws, w);
-	if (!at.tv_sec)
-		return;
-	before = ws->due_last;
-	while (before && base_timespec_before(&at, &before->due))
-		before = before->due_prev;
-	w->due = at;
-	w->due_prev = before;
-	w->due_next = before ? before->due_next : ws->due;
-	*(before ? &before->due_next : &ws->due) = w;
-	*(w->due_next ? &w->due_next->due_prev : &ws->due_last) = w;
-	if (ws->due == w)
-		pthread_cond_signal(&ws->sooner);
-}
-
 /* ---- moving waiters; [lock] ---- */
 
 static void enqueue(struct txn_waits *ws, struct txn_queue *q, struct txn_waiter *w, bool front)
@@ -184,7 +154,7 @@ static void enqueue(struct txn_waits *ws, struct txn_queue *q, struct txn_waiter
 		w->txn->waiting = w;
 	}
 	ws->waiting++;
-	due_add(ws, w, w->deadline);
+	txn_due_add(ws, w, w->deadline);
 }
 
 static void dequeue(struct txn_waits *ws, struct txn_waiter *w)
@@ -199,7 +169,7 @@ static void dequeue(struct txn_waits *ws, struct txn_waiter *w)
 			w->txn_next->txn_prev = w->txn_prev;
 	}
 	ws->waiting--;
-	due_del(ws, w);
+	txn_due_del(ws, w);
 	w->state = IDLE;
 	w->queue = NULL;
 }
@@ -228,7 +198,7 @@ static void go_on(struct txn_waits *ws, struct txn_queue *q, struct txn_queue **
 	w->queue = q;
 	set_passing(ws, q, w, false);
 	if (w->hold_ms)
-		due_add(ws, w, now_plus(w->hold_ms));
+		txn_due_add(ws, w, now_plus(w->hold_ms));
 	w->wake(w, 0);
 }
 
@@ -379,7 +349,7 @@ static void *timer_run(void *arg)
 			pthread_cond_timedwait(&ws->sooner, &ws->lock, &until);
 		} else if (w->state == PASSING) {
 			q = w->queue;
-			due_del(ws, w);
+			txn_due_del(ws, w);
 			w->state = IDLE;
 			w->queue = NULL;
 			q->passing = NULL;
@@ -387,7 +357,7 @@ static void *timer_run(void *arg)
 			w->wake(w, -ECANCELED);
 			settle(eng, q);
 		} else if (being_installed(w->queue->holder)) {
-			due_del(ws, w); /* it will not take long, and is not for anybody to decide */
+			txn_due_del(ws, w); /* it will not take long, and is not for anybody to decide */
 		} else {
 			q = w->queue;
 			refuse(ws, w, -EBUSY);
@@ -468,7 +438,7 @@ int txn_wait(struct txn_engine *eng, struct txn_waiter *w, struct txn_obstacle *
 		bool front = w->state == PASSING && w->queue == q;
 
 		if (w->state == PASSING) {
-			due_del(ws, w);
+			txn_due_del(ws, w);
 			if (front)
 				set_passing(ws, q, NULL, false);
 			else
@@ -515,7 +485,7 @@ void txn_wait_done(struct txn_engine *eng, struct txn_waiter *w)
 	if (w->state == PASSING) {
 		struct txn_queue *q = w->queue;
 
-		due_del(ws, w);
+		txn_due_del(ws, w);
 		w->state = IDLE;
 		w->queue = NULL;
 		settle(eng, q);
@@ -528,7 +498,7 @@ void txn_wait_deadline(struct txn_engine *eng, struct txn_waiter *w, const struc
 	pthread_mutex_lock(&eng->waits.lock);
 	w->deadline = *deadline;
 	if (w->state == QUEUED)
-		due_add(&eng->waits, w, *deadline);
+		txn_due_add(&eng->waits, w, *deadline);
 	pthread_mutex_unlock(&eng->waits.lock);
 }
 

@@ -141,7 +141,7 @@ def test_run_rolls_back_on_failure(t):
     script = 'cd "$1" && echo 1 >account_a && mkdir d && rm account_b && exit 3'
     tool("run", m.mnt, "--", "sh", "-c", script, "sh", m.mnt, status=3)
     same_tree(snapshot(m.mnt), before, "after a failed run")
-    check(all(n in ("ctl", "status", "transactions") for n in ls(m(".txn"))), "no transaction is left:", ls(m(".txn")))
+    check(all(n in ("ctl", "prepared", "status", "transactions") for n in ls(m(".txn"))), "no transaction is left:", ls(m(".txn")))
 
 
 def test_run_in_the_mount(t):
