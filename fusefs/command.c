@@ -2,6 +2,7 @@
 #include "fusefs/tx_private.h"
 
 #include <stdarg.h>
+#include <stdio.h>
 #include <string.h>
 
 /* What each command works with. */
@@ -185,6 +186,9 @@ static int begin(struct run *r, const struct tx_spec *spec, struct fusefs_tx **o
 		return refuse(r, rc, "there is a transaction of that name");
 	if (rc == -EALREADY)
 		return refuse(r, rc, "a transaction %s", inside);
+	if (rc == -EUSERS)
+		return refuse(r, rc, "uid %u has %u transactions open, and may have no more of them (max_transactions)",
+		              (unsigned)spec->uid, r->reg->limits.transactions);
 	if (rc == -ESRCH)
 		return refuse(r, rc, "there is no process %d any more", (int)spec->owner->tgid);
 	if (rc)
@@ -464,11 +468,13 @@ static int run_command(struct run *r, const struct fusefs_command *cmd)
 	int rc;
 
 	/* Rolling back is left to the engine to allow: it changes nothing that is committed. */
-	if (reason && cmd->verb != FUSEFS_ROLLBACK)
+	if (reason && cmd->verb != FUSEFS_ROLLBACK && cmd->verb != FUSEFS_ROLLBACK_NUMBER)
 		return refuse(r, -EROFS, "the mount is read-only: %s", reason);
 	switch (cmd->verb) {
 	case FUSEFS_BEGIN:
 		return run_begin(r, cmd);
+	case FUSEFS_ROLLBACK_NUMBER:
+		return tx_rollback_number(r->reg, cmd->number, r->who, &r->line);
 	case FUSEFS_COMMIT_PREPARED:
 	case FUSEFS_ROLLBACK_PREPARED:
 		return run_prepared(r, cmd);
@@ -487,7 +493,9 @@ static int run_command(struct run *r, const struct fusefs_command *cmd)
 		rc = refuse_tx(r, tx, -EACCES, "is someone else's");
 	} else {
 		pthread_mutex_lock(&tx->busy);
+		fusefs_tx_touch(tx);
 		rc = run_inside(r, tx, cmd);
+		fusefs_tx_touch(tx);
 		pthread_mutex_unlock(&tx->busy);
 	}
 	fusefs_tx_put(tx);

@@ -1,7 +1,7 @@
 /*
  * control.c - the control directories and their files.
  *
- *     CONTROL/             in the committed root: ctl, status, prepared, and a directory per named transaction
+ *     CONTROL/             in the committed root: ctl, status, transactions, prepared, and one per named transaction
  *     CONTROL/NAME/        ctl, status, changes, root
  *     NAME/root/CONTROL/   ctl, status, changes of that transaction, where its root is bound over the mount
  */
@@ -23,6 +23,7 @@ void fusefs_control_attr(struct fusefs *fs, const struct fusefs_node *n, struct 
 		[FUSEFS_STATUS] = S_IFREG | 0444,
 		[FUSEFS_TX_CHANGES] = S_IFREG | 0444,
 		[FUSEFS_PREPARED_LIST] = S_IFREG | 0444,
+		[FUSEFS_TRANSACTIONS] = S_IFREG | 0444,
 	};
 
 	*attr = (struct stat){
@@ -133,6 +134,8 @@ static int lookup(struct fusefs *fs, fuse_req_t req, struct fusefs_node *p, cons
 		kind = FUSEFS_PREPARED_LIST;
 	} else if (p->tx && !strcmp(name, "changes")) {
 		kind = FUSEFS_TX_CHANGES;
+	} else if (!p->tx && !strcmp(name, "transactions")) {
+		kind = FUSEFS_TRANSACTIONS;
 	} else if (p->kind == FUSEFS_TX_DIR && !strcmp(name, "root")) {
 		return tx_root(fs, p->tx, e, out);
 	} else {
@@ -195,6 +198,8 @@ int fusefs_control_list(struct fusefs *fs, const struct fusefs_caller *who, stru
 		return r;
 	if (!n->tx) {
 		r = fusefs_listing_add(l, "prepared", base | FUSEFS_PREPARED_LIST, S_IFREG);
+		if (!r)
+			r = fusefs_listing_add(l, "transactions", base | FUSEFS_TRANSACTIONS, S_IFREG);
 		return r ? r : fusefs_tx_each_named(fs->reg, list_allowed, &a);
 	}
 	r = fusefs_listing_add(l, "changes", base | FUSEFS_TX_CHANGES, S_IFREG);
@@ -289,6 +294,8 @@ static int compose(struct fusefs *fs, fuse_req_t req, struct fusefs_handle *h)
 
 	if (h->node->kind == FUSEFS_CTL) {
 		fusefs_tx_last_line(fs->reg, tx, &who, &text);
+	} else if (h->node->kind == FUSEFS_TRANSACTIONS) {
+		r = fusefs_tx_list(fs->reg, &who, &text);
 	} else if (h->node->kind == FUSEFS_TX_CHANGES) {
 		r = fusefs_tx_changes(tx, &text);
 	} else if (h->node->kind == FUSEFS_PREPARED_LIST) {

@@ -24,6 +24,10 @@ struct fusefs_config {
 	const char *fuse_options; /* comma-separated rest for the kernel and fusermount3 (allow_other, ro, nosuid ...); may be NULL */
 	bool debug;              /* libfuse's request trace */
 	unsigned max_threads;    /* 0: default */
+	double idle_timeout;     /* roll back what nobody has used for so many seconds; 0: never */
+	unsigned max_transactions; /* open ones of each user but root; 0: no limit */
+	unsigned max_log_mib;    /* of each user's open transactions in the log; 0: no limit */
+	double lock_timeout;     /* seconds that a change waits for another transaction; 0: not at all */
 	unsigned checkpoint_mib; /* 0: default */
 	unsigned checkpoint_seconds;
 	unsigned segment_mib;    /* 0: default; used when the log is created */

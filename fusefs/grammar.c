@@ -378,12 +378,41 @@ static int parse_commit(struct parser *ps, struct fusefs_command *cmd)
 	return finish(ps);
 }
 
+static bool is_number(const struct word *w)
+{
+	size_t i = 0;
+
+	while (i < w->len && w->at[i] >= '0' && w->at[i] <= '9')
+		i++;
+	return !w->quoted && w->len && i == w->len;
+}
+
+/* `rollback transaction N` */
+static int parse_number(struct parser *ps, struct fusefs_command *cmd)
+{
+	const struct word *w = &ps->words[ps->i++];
+	unsigned long long n = 0;
+
+	for (size_t i = 0; i < w->len && n <= UINT_MAX; i++)
+		n = n * 10 + (unsigned)(w->at[i] - '0');
+	if (!n || n > UINT_MAX)
+		return fail(ps, -EINVAL, "\"%s\" is not a transaction's number", show_word(w).text);
+	cmd->verb = FUSEFS_ROLLBACK_NUMBER;
+	cmd->number = (unsigned)n;
+	return finish(ps);
+}
+
 static int parse_rollback(struct parser *ps, struct fusefs_command *cmd)
 {
 	if (accept(ps, "prepared"))
 		return parse_gid(ps, cmd, FUSEFS_ROLLBACK_PREPARED);
 	cmd->verb = FUSEFS_ROLLBACK;
-	accept_work(ps);
+	if (accept(ps, "transaction")) {
+		if (ps->i < ps->n && is_number(&ps->words[ps->i]))
+			return parse_number(ps, cmd);
+	} else {
+		accept(ps, "work");
+	}
 	if (accept(ps, "to"))
 		return parse_savepoint_name(ps, cmd, FUSEFS_ROLLBACK_TO);
 	return finish(ps);
@@ -439,6 +468,8 @@ const char *fusefs_verb_name(enum fusefs_verb verb)
 		return "rollback";
 	case FUSEFS_SAVEPOINT:
 		return "savepoint";
+	case FUSEFS_ROLLBACK_NUMBER:
+		return "rollback transaction";
 	case FUSEFS_ROLLBACK_TO:
 		return "rollback to";
 	case FUSEFS_RELEASE:

@@ -5,6 +5,7 @@
  *
  *     begin [NAME] [isolation LEVEL] [timeout SECONDS] [owner PID]
  *     commit | rollback | savepoint NAME | rollback to [savepoint] NAME | release [savepoint] NAME
+ *     rollback transaction N
  *     prepare GID | commit prepared GID | rollback prepared GID
  *
  * LEVEL: `read committed`, `serializable`, `snapshot`. The options may come in any order, each once; alone they are a
@@ -31,6 +32,7 @@ enum fusefs_verb {
 	FUSEFS_COMMIT,
 	FUSEFS_ROLLBACK,
 	FUSEFS_SAVEPOINT,
+	FUSEFS_ROLLBACK_NUMBER,
 	FUSEFS_ROLLBACK_TO,
 	FUSEFS_RELEASE,
 	FUSEFS_PREPARE,
@@ -47,6 +49,7 @@ struct fusefs_command {
 	enum fusefs_isolation isolation;
 	double timeout; /* seconds >= 0 */
 	pid_t owner;
+	unsigned number; /* ROLLBACK_NUMBER: whose end is wanted, as in .txn/transactions */
 };
 
 /*

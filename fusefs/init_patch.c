@@ -25,7 +25,7 @@ static ssize_t io_read(int fd, void *buf, size_t len, void *userdata)
 	if (n < (ssize_t)sizeof(*in))
 		return n;
 	len = (size_t)n - sizeof(*in);
-	fusefs_raw.kill_suidgid = false;
+	fusefs_raw = (struct fusefs_raw){.bytes = buf, .len = (size_t)n};
 	switch (in->opcode) {
 	case FUSE_INIT:
 		if (len >= offsetof(struct fuse_init_in, flags2)) {

@@ -197,6 +197,7 @@ static void mount_status(struct fusefs_registry *reg, struct base_buf *out)
 	put_number(out, "open", st.open);
 	put_number(out, "prepared", st.prepared);
 	put_number(out, "ambient", fusefs_ambient_open(reg));
+	put_number(out, "waiting", txn_waiters(reg->eng));
 	put_number(out, "begun", st.begun);
 	put_number(out, "committed", st.committed);
 	put_number(out, "rolled_back", st.rolled_back);
@@ -303,4 +304,38 @@ int fusefs_tx_prepared(struct fusefs_registry *reg, struct base_buf *out)
 	int rc = txn_each_prepared(reg->eng, put_prepared, out);
 
 	return rc ? rc : out->err;
+}
+
+/* ---- conflicts ---- */
+
+void fusefs_tx_tell_conflict(struct fusefs_registry *reg, const struct fusefs_caller *who, const char *path,
+                             const struct txn *holder, double seconds, int r)
+{
+	struct fusefs_tx *tx = holder ? tx_by_txn(reg, holder) : NULL;
+	struct fusefs_process *p;
+	struct base_buf line = {0};
+
+	if (fusefs_process_of(reg->members, who->pid, &p) == 0) {
+		base_buf_printf(&line, "error: ");
+		tx_put_name(&line, path);
+		if (tx) {
+			base_buf_printf(&line, " is being changed by ");
+			tx_put_label(&line, tx);
+			base_buf_printf(&line, " of uid %u", (unsigned)tx->uid);
+		} else if (holder && txn_is_open(holder)) {
+			base_buf_printf(&line, " is being changed by a prepared transaction");
+		} else {
+			base_buf_printf(&line, " was being changed by a transaction that has ended, and others waited for it");
+		}
+		if (r == -EDEADLK)
+			base_buf_printf(&line, ", which waits for this transaction: a deadlock (EDEADLK)");
+		else if (seconds > 0)
+			base_buf_printf(&line, ", and was not free within %g s (EBUSY)", seconds);
+		else
+			base_buf_printf(&line, " (EBUSY)");
+		tx_remember(reg, p, &line);
+		fusefs_process_put(p);
+	}
+	base_buf_free(&line);
+	fusefs_tx_put(tx);
 }

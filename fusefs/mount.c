@@ -147,11 +147,17 @@ static int open_engine(struct fusefs *fs, const struct fusefs_config *cfg, char 
 	if (!r)
 		r = fusefs_registry_new(fs->eng, &hooks, &fs->reg);
 	if (!r)
+		fusefs_registry_limits(fs->reg, &(struct fusefs_limits){.idle = cfg->idle_timeout,
+		                                                        .transactions = cfg->max_transactions,
+		                                                        .log = (uint64_t)cfg->max_log_mib << 20});
+	if (!r)
 		r = fusefs_queue_start(fs, &fs->committed);
 	if (!r)
 		r = fusefs_queue_start(fs, &fs->outlived);
 	if (!r)
 		r = fusefs_queue_start(fs, &fs->late);
+	if (!r)
+		r = fusefs_park_start(fs);
 	return r;
 }
 
@@ -270,6 +276,7 @@ int fusefs_new(const struct fusefs_config *cfg, struct fusefs **out, char *err, 
 	fs->report = cfg->report;
 	fs->progress = cfg->progress;
 	fs->arg = cfg->arg;
+	fs->lock_timeout = cfg->lock_timeout;
 	fs->max_threads = cfg->max_threads ? cfg->max_threads : DEFAULT_THREADS;
 	if (fs->max_threads < LEAST_THREADS)
 		fs->max_threads = LEAST_THREADS;
@@ -427,6 +434,7 @@ int fusefs_run(struct fusefs *fs)
 	sigaction(SIGPIPE, &ignore, &old_pipe);
 
 	r = serve(fs);
+	fusefs_park_stop(fs);
 
 	pthread_mutex_lock(&g.lock);
 	g.served = true;
@@ -449,6 +457,7 @@ int fusefs_free(struct fusefs *fs)
 
 	if (!fs)
 		return 0;
+	fusefs_park_stop(fs);
 	unmount(fs);
 	fusefs_watchdog_stop(&fs->watchdog);
 	fusefs_commands_wait(fs);
@@ -460,6 +469,7 @@ int fusefs_free(struct fusefs *fs)
 		fusefs_nodes_free(fs);
 		r = txn_engine_close(fs->eng);
 	}
+	fusefs_park_free(fs);
 	if (fs->store)
 		fs->store->ops->close(fs->store);
 	if (fs->se)

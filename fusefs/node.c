@@ -242,6 +242,8 @@ void fusefs_scope(struct fusefs *fs, fuse_req_t req, const struct fusefs_node *n
 		out->member = out->owned = out->tx;
 	}
 	out->txn = out->tx ? out->tx->txn : NULL;
+	if (out->tx)
+		fusefs_tx_touch(out->tx);
 }
 
 void fusefs_scope_end(struct fusefs_scope *s)
@@ -357,6 +359,8 @@ double fusefs_attr_timeout(struct fusefs *fs, struct fusefs_node *n)
 		return 0;
 	if (!n->directory)
 		return FUSEFS_FOREVER;
+	if (fusefs_again_waiting(fs, n))
+		return 0;
 	if (n->tx)
 		return n->tx->named ? FUSEFS_FOREVER : 0;
 	pthread_mutex_lock(&fs->nodes);
@@ -425,7 +429,7 @@ int fusefs_entry(struct fusefs *fs, struct fusefs_node *p, const struct fusefs_s
 		                           : FUSEFS_FOREVER;
 		e->attr_timeout = dir ? dir_attr_timeout(fs, n) : FUSEFS_FOREVER;
 	}
-	if (atomic_load(&fs->commits) && fusefs_is_settling_locked(fs, look->obj))
+	if ((atomic_load(&fs->commits) && fusefs_is_settling_locked(fs, look->obj)) || (dir && fusefs_again_waiting(fs, n)))
 		e->attr_timeout = 0;
 	pthread_mutex_unlock(&fs->nodes);
 	fusefs_node_place(fs, n, p, name);

@@ -25,6 +25,8 @@ static void op_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi
 	FUSEFS_SCOPE s = {0};
 	int r = 0;
 
+	if (n->directory && fusefs_again_hold(fs, req, n))
+		return;
 	if (n->kind == FUSEFS_OBJECT) {
 		fusefs_scope(fs, req, n, &s);
 		r = txn_getattr(fs->eng, s.txn, n->obj, &st);
@@ -37,6 +39,12 @@ static void op_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi
 		fuse_reply_err(req, -r);
 	else
 		fuse_reply_attr(req, &st, fusefs_attr_timeout(fs, n));
+}
+
+/* A change of a directory holds it in the kernel, and there is no way to have it come again. */
+static unsigned may_park(const struct fusefs_node *n)
+{
+	return n->directory ? FUSEFS_AT_ONCE : 0;
 }
 
 static unsigned set_mask(const struct fusefs_node *n, int to_set, bool kill)
@@ -86,8 +94,11 @@ static void op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to
 		fusefs_scope(fs, req, n, &s);
 		if (size && n->tx)
 			atomic_store(&n->written, true);
+		fusefs_may_wait();
 		r = txn_setattr(fs->eng, s.txn, n->obj, h ? h->file : NULL, attr,
 		                set_mask(n, to_set, size && fusefs_kill_priv(fs, req)), &reply.attr);
+		if (fusefs_wait(fs, req, s.tx, h, may_park(n), &r))
+			return;
 	}
 	if (r) {
 		fuse_reply_err(req, -r);
@@ -175,8 +186,11 @@ static void change_xattr(fuse_req_t req, fuse_ino_t ino, const char *name, const
 		r = copy_up(fs, req, n);
 	if (!r) {
 		fusefs_scope(fs, req, n, &s);
+		fusefs_may_wait();
 		r = value ? txn_setxattr(fs->eng, s.txn, n->obj, name, value, size, flags)
 		          : txn_removexattr(fs->eng, s.txn, n->obj, name);
+		if (fusefs_wait(fs, req, s.tx, NULL, may_park(n), &r))
+			return;
 	}
 	if (!r && fusefs_must_tell(fs, &s))
 		fusefs_tell_object(fs, &telling, n, n->obj, FUSEFS_ATTRS_ONLY, 0);

@@ -77,6 +77,13 @@ static void kill_suidgid(struct fusefs *fs, const struct fusefs_node *n, struct 
 		txn_setattr(fs->eng, txn, n->obj, h->file, &st, TXN_KILL_SUIDGID, NULL);
 }
 
+/* Something was asked for in its view. */
+static void touch(const struct fusefs_node *n)
+{
+	if (n->tx)
+		fusefs_tx_touch(n->tx);
+}
+
 static void op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
 	struct fusefs *fs = fusefs_of(req);
@@ -86,8 +93,11 @@ static void op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 	struct fusefs_telling telling = {0};
 	struct fusefs_handle *h = NULL;
 	struct fusefs_scope s;
+	uint64_t lost_to = 0;
 	int r;
 
+	touch(n);
+	fusefs_again_other(fs, req);
 	if (n->kind != FUSEFS_OBJECT) {
 		fusefs_control_open(fs, req, n, fi);
 		return;
@@ -98,14 +108,29 @@ static void op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 		r = open_by_member(fs, req, n, writing);
 	if (r)
 		goto fail;
+	/* A regular file: its node says which view. */
+	s = (struct fusefs_scope){.tx = n->tx, .txn = n->tx ? n->tx->txn : NULL};
+	/* Better wait here than in the first write, which holds its pages. */
+	if (writing && !(fi->flags & O_TRUNC) && !fusefs_waited_in_vain(&lost_to)) {
+		fusefs_may_wait();
+		r = txn_would_conflict(fs->eng, s.txn, n->obj, NULL);
+		if (fusefs_wait(fs, req, s.tx, NULL, FUSEFS_RERUN | FUSEFS_QUIET, &r))
+			return;
+		if (r && r != -EBUSY)
+			goto fail;
+	}
 	r = fusefs_handle_new(fs, n, &h);
 	if (r)
 		goto fail;
-	/* A regular file: its node says which view. */
-	s = (struct fusefs_scope){.tx = n->tx, .txn = n->tx ? n->tx->txn : NULL};
+	h->lost_to = lost_to;
 	if (writing && n->tx)
 		atomic_store(&n->written, true);
+	fusefs_may_wait();
 	r = txn_open(fs->eng, s.txn, n->obj, fi->flags & (O_ACCMODE | O_TRUNC | O_APPEND), &h->file);
+	if (fusefs_wait(fs, req, s.tx, NULL, 0, &r)) {
+		fusefs_handle_free(fs, h);
+		return;
+	}
 	if (r)
 		goto fail;
 	if (fi->flags & O_TRUNC) {
@@ -151,10 +176,15 @@ static void op_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_
 	r = fusefs_view_over(p) ? -ESTALE : fusefs_handle_new(fs, NULL, &h);
 	if (r)
 		goto out;
-	if (nameless) {
-		r = txn_tmpfile(fs->eng, s.txn, p->obj, &nw, &look, &h->file);
-	} else {
-		r = txn_create(fs->eng, s.txn, p->obj, name, &nw, &look);
+	r = fusefs_again_begin(fs, req, p, name);
+	if (!r)
+		r = nameless ? txn_tmpfile(fs->eng, s.txn, p->obj, &nw, &look, &h->file)
+		             : txn_create(fs->eng, s.txn, p->obj, name, &nw, &look);
+	if (fusefs_again_end(fs, req, p, name, s.tx, &r)) {
+		r = 0;
+		goto out; /* it waits */
+	}
+	if (!nameless) {
 		if (!r)
 			r = txn_open(fs->eng, s.txn, look.obj, fi->flags & (O_ACCMODE | O_APPEND), &h->file);
 		else if (r == -EEXIST && !(fi->flags & O_EXCL))
@@ -191,7 +221,7 @@ static void op_release(fuse_req_t req, fuse_ino_t ino UNUSED, struct fuse_file_i
 	fuse_reply_err(req, 0);
 }
 
-static void op_read(fuse_req_t req, fuse_ino_t ino UNUSED, size_t size, off_t off, struct fuse_file_info *fi)
+static void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
 {
 	struct fusefs_handle *h = fusefs_handle(fi);
 	CLEANUP_FREE char *buf = NULL;
@@ -201,6 +231,7 @@ static void op_read(fuse_req_t req, fuse_ino_t ino UNUSED, size_t size, off_t of
 		fusefs_control_read(fusefs_of(req), req, h, size, off);
 		return;
 	}
+	touch(fusefs_node(fusefs_of(req), ino));
 	buf = malloc(size ? size : 1);
 	if (!buf) {
 		fuse_reply_err(req, ENOMEM);
@@ -249,29 +280,39 @@ static void op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t siz
 	struct fusefs_handle *h = fusefs_handle(fi);
 	uint64_t at = (uint64_t)off;
 	ssize_t n;
+	int r;
 
 	if (!h->file) {
 		fusefs_control_write(fs, req, h, buf, size);
 		return;
 	}
+	touch(node);
 	if (stray(node, fi)) {
 		fuse_reply_write(req, size);
 		return;
 	}
-	if ((fi->flags & O_APPEND) && !fi->writepage) {
+	fusefs_may_wait();
+	if ((fi->flags & O_APPEND) && !fi->writepage)
 		n = txn_append(h->file, buf, size, fusefs_kill_priv(fs, req), &at);
-		if (n >= 0 && at != (uint64_t)off) {
+	else
+		n = txn_write(h->file, buf, size, at, !fi->writepage && fusefs_kill_priv(fs, req));
+	r = n < 0 ? (int)n : 0;
+	/* Pages that the kernel writes back by itself are not anybody's to wait for: commit may need them. */
+	if (fusefs_wait(fs, req, node->tx, h, fi->writepage ? FUSEFS_AT_ONCE : 0, &r))
+		return;
+	if (r < 0) {
+		fuse_reply_err(req, -r);
+		return;
+	}
+	if ((fi->flags & O_APPEND) && !fi->writepage) {
+		if (at != (uint64_t)off) {
 			struct fusefs_reply reply = {.req = req, .kind = FUSEFS_REPLY_WRITE, .count = (size_t)n};
 
 			finish_append(fs, node, &reply, (off_t)at);
 			return;
 		}
-	} else {
-		n = txn_write(h->file, buf, size, at, !fi->writepage && fusefs_kill_priv(fs, req));
 	}
-	if (n < 0) {
-		fuse_reply_err(req, (int)-n);
-	} else if (!atomic_load_explicit(&fs->own_nodes, memory_order_relaxed)) {
+	if (!atomic_load_explicit(&fs->own_nodes, memory_order_relaxed)) {
 		fuse_reply_write(req, (size_t)n);
 	} else {
 		struct fusefs_reply reply = {.req = req, .kind = FUSEFS_REPLY_WRITE, .count = (size_t)n};
@@ -299,7 +340,11 @@ static void op_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t off, of
 		fuse_reply_err(req, EOPNOTSUPP);
 		return;
 	}
+	touch(n);
+	fusefs_may_wait();
 	r = txn_fallocate(h->file, mode, (uint64_t)off, (uint64_t)len);
+	if (fusefs_wait(fs, req, n->tx, h, 0, &r))
+		return;
 	if (r) {
 		fuse_reply_err(req, -r);
 		return;
@@ -335,11 +380,18 @@ static void op_copy(fuse_req_t req, fuse_ino_t ino_in UNUSED, off_t off_in, stru
 	struct fusefs_handle *in = fusefs_handle(fi_in), *out = fusefs_handle(fi_out);
 	struct fusefs_reply reply = {.req = req, .kind = FUSEFS_REPLY_WRITE};
 	ssize_t r = -EINVAL;
+	int why;
 
-	if (!in->file || !out->file)
+	if (!in->file || !out->file) {
 		r = -EXDEV; /* the caller reads and writes instead */
-	else if (!flags)
+	} else if (!flags) {
+		fusefs_may_wait();
 		r = txn_copy(in->file, (uint64_t)off_in, out->file, (uint64_t)off_out, base_min_u64(len, 1u << 30));
+		why = r < 0 ? (int)r : 0;
+		if (fusefs_wait(fs, req, n->tx, out, 0, &why))
+			return;
+		r = why < 0 ? why : r;
+	}
 	if (r < 0) {
 		fuse_reply_err(req, (int)-r);
 		return;

@@ -22,6 +22,9 @@ static void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 		fusefs_scope(fs, req, p, &s);
 		r = txn_lookup(fs->eng, s.txn, p->obj, name, &look);
 		if (!r) {
+			/* What came up at the name while a member waited for it: there is no other ESTALE for copying it up. */
+			if (s.member && !p->tx && !S_ISDIR(look.attr.st_mode) && fusefs_again_expected(fs, req, s.tx))
+				(void)fusefs_node_mark(fs, look.obj, s.tx);
 			r = fusefs_entry(fs, p, &s, name, &look, false, &reply.e, &n);
 			txn_obj_put(look.obj);
 		}
@@ -78,7 +81,11 @@ static void create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t m
 		r = -ESTALE;
 	} else {
 		fusefs_scope(fs, req, p, &s);
-		r = txn_create(fs->eng, s.txn, p->obj, name, &nw, &look);
+		r = fusefs_again_begin(fs, req, p, name);
+		if (!r)
+			r = txn_create(fs->eng, s.txn, p->obj, name, &nw, &look);
+		if (fusefs_again_end(fs, req, p, name, s.tx, &r))
+			return;
 	}
 	if (!r) {
 		look.own = true;
@@ -123,15 +130,21 @@ static void op_symlink(fuse_req_t req, const char *target, fuse_ino_t parent, co
  * node of the transaction's own by then, or everyone else would lose theirs with it. -ESTALE: marked, look it up again.
  */
 static int copy_up_name(struct fusefs *fs, const struct fusefs_scope *s, const struct fusefs_node *p,
-                        struct txn_obj *obj, bool remove)
+                        const char *name, struct txn_obj *obj, bool remove)
 {
+	int r;
+
 	if (p->tx || !s->member)
 		return 0;
 	/* A directory that only its members can see moves with its node. */
 	if (S_ISDIR(txn_obj_kind(obj)) && !remove && fusefs_node_made_by(fs, obj, s->tx) &&
 	    !fusefs_node_marked(fs, obj, s->tx))
 		return 0;
-	return fusefs_node_mark(fs, obj, s->tx);
+	r = fusefs_node_mark(fs, obj, s->tx);
+	/* The kernel comes again only once: when the name is someone else's, both reasons must be told by the one ESTALE. */
+	if (r == -ESTALE && txn_would_conflict(fs->eng, s->txn, p->obj, name))
+		r = -EBUSY;
+	return r;
 }
 
 /* What a name leads to in the request's view; NULL when that is of no interest, or there is none. */
@@ -179,10 +192,15 @@ static void remove_name(fuse_req_t req, fuse_ino_t parent, const char *name, boo
 	}
 	fusefs_scope(fs, req, p, &s);
 	obj = peek(fs, &s, p, name);
-	if (obj)
-		r = fusefs_view_over(p) ? -ESTALE : copy_up_name(fs, &s, p, obj, true);
+	r = fusefs_again_begin(fs, req, p, name);
+	if (!r && obj)
+		r = fusefs_view_over(p) ? -ESTALE : copy_up_name(fs, &s, p, name, obj, true);
 	if (!r)
 		r = dir ? txn_rmdir(fs->eng, s.txn, p->obj, name) : txn_unlink(fs->eng, s.txn, p->obj, name);
+	if (fusefs_again_end(fs, req, p, name, s.tx, &r)) {
+		put(obj);
+		return;
+	}
 	if (!r && dir && s.tx)
 		retire(fs, &s, p, obj);
 	if (!r && fusefs_must_tell(fs, &s)) {
@@ -265,15 +283,24 @@ static void op_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_
 	}
 	obj = peek(fs, &s, p, name);
 	over = peek(fs, &s, np, newname);
+	r = fusefs_again_begin(fs, req, p, name);
 	/* Both at once: the kernel tries again only once. */
-	if (obj)
-		r = fusefs_view_over(p) ? -ESTALE : copy_up_name(fs, &s, p, obj, false);
-	if (over && (!r || r == -ESTALE)) {
-		r2 = copy_up_name(fs, &ns, np, over, !(flags & RENAME_EXCHANGE));
-		r = r2 ? r2 : r;
+	if (obj && !r)
+		r = fusefs_view_over(p) ? -ESTALE : copy_up_name(fs, &s, p, name, obj, false);
+	if (over && (!r || r == -ESTALE || r == -EBUSY)) {
+		r2 = copy_up_name(fs, &ns, np, newname, over, !(flags & RENAME_EXCHANGE));
+		r = r == -EBUSY || !r2 ? r : r2;
 	}
+	/* A new name that is someone else's, likewise. */
+	if (r == -ESTALE && !over && s.member && txn_would_conflict(fs->eng, s.txn, np->obj, newname))
+		r = -EBUSY;
 	if (!r)
 		r = txn_rename(fs->eng, s.txn, p->obj, name, np->obj, newname, flags);
+	if (fusefs_again_end(fs, req, p, name, s.tx, &r)) {
+		put(obj);
+		put(over);
+		return;
+	}
 	if (!r) {
 		keep_own(fs, p, &ns, np, obj);
 		if (flags & RENAME_EXCHANGE)
@@ -349,16 +376,27 @@ static void op_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t newparent, const 
 		goto out;
 	fusefs_scope(fs, req, np, &s);
 	if (!n->tx && s.tx && !s.tx->named && !fusefs_scope_committed(&s)) {
-		r = fusefs_node_mark(fs, n->obj, s.tx);
-		r = r ? r : -ESTALE;
-		goto out;
+		/* Someone else's file or name: one ESTALE for both reasons. */
+		r = fusefs_again_begin(fs, req, np, newname);
+		if (!r && (r = fusefs_node_mark(fs, n->obj, s.tx)) == 0)
+			r = -ESTALE;
+		if (r == -ESTALE && (txn_would_conflict(fs->eng, s.txn, n->obj, NULL) ||
+		                     txn_would_conflict(fs->eng, s.txn, np->obj, newname)))
+			r = -EBUSY;
+		if (!fusefs_again_end(fs, req, np, newname, s.tx, &r))
+			goto out;
+		return;
 	}
 	r = fusefs_view_over(np) ? -ESTALE : -EXDEV;
 	if (!same_view(&own, &s) || r == -ESTALE)
 		goto out;
 	if (fusefs_scope_committed(&s) && txn_obj_path(fs->eng, NULL, n->obj, &first))
 		first = NULL;
-	r = txn_link(fs->eng, s.txn, n->obj, np->obj, newname, &look.attr);
+	r = fusefs_again_begin(fs, req, np, newname);
+	if (!r)
+		r = txn_link(fs->eng, s.txn, n->obj, np->obj, newname, &look.attr);
+	if (fusefs_again_end(fs, req, np, newname, s.tx, &r))
+		return;
 	if (r)
 		goto out;
 	look.obj = n->obj;

@@ -3,6 +3,7 @@
 
 #include <poll.h>
 #include <signal.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -17,6 +18,11 @@ static void wake_watcher(struct fusefs_registry *reg)
 	/* It can fail only by overflow: then the watcher is awake already. */
 	if (write(reg->wake, &one, sizeof(one)) < 0 && errno != EAGAIN)
 		base_log(LOG_ERR, "cannot wake the watcher of owners: %s", strerror(errno));
+}
+
+void tx_watcher_poke(struct fusefs_registry *reg)
+{
+	wake_watcher(reg);
 }
 
 void tx_unwatch(struct fusefs_registry *reg, struct fusefs_tx_private *priv)
@@ -78,8 +84,30 @@ int tx_set_owner(struct fusefs_tx *tx, struct fusefs_process *owner)
 struct reaper {
 	struct fusefs_registry *reg;
 	struct fusefs_tx *tx;
-	struct fusefs_process *owner; /* the one that has died */
+	struct fusefs_process *owner; /* the one that has died; NULL: nobody has used it for too long */
 };
+
+/* It may go on to live. */
+static void priv_unreap(struct fusefs_tx *tx)
+{
+	struct fusefs_registry *reg = tx->priv->reg;
+
+	pthread_mutex_lock(&reg->lock);
+	if (!tx->priv->ended) {
+		tx->priv->reaping = false;
+		wake_watcher(reg);
+	}
+	pthread_mutex_unlock(&reg->lock);
+}
+
+static void reap_idle(struct fusefs_tx *tx)
+{
+	char why[64];
+
+	snprintf(why, sizeof(why), "nobody has used it for %g s", (double)tx_idle_ms(tx) / 1000);
+	if (tx_end_for(tx, why))
+		priv_unreap(tx);
+}
 
 /* Roll back for a dead owner. Does nothing when the transaction has ended or changed hands meanwhile. */
 static void *reap(void *arg)
@@ -93,8 +121,16 @@ static void *reap(void *arg)
 
 	pthread_mutex_lock(&r->tx->busy);
 	pthread_mutex_lock(&reg->lock);
-	still = !r->tx->priv->ended && r->tx->priv->owner == r->owner;
+	still = !r->tx->priv->ended && (!r->owner || r->tx->priv->owner == r->owner);
 	pthread_mutex_unlock(&reg->lock);
+	if (still && !r->owner) {
+		still = tx_is_idle(r->tx); /* perhaps it was at its longest command */
+		if (still)
+			reap_idle(r->tx);
+		else
+			priv_unreap(r->tx);
+		goto out;
+	}
 	if (still) {
 		rc = tx_end(r->tx, false, &how);
 		tx_put_label(&label, r->tx);
@@ -106,6 +142,7 @@ static void *reap(void *arg)
 			         label.err ? "a transaction" : (char *)label.p, (int)r->owner->tgid);
 		base_buf_free(&label);
 	}
+out:
 	pthread_mutex_unlock(&r->tx->busy);
 	fusefs_tx_put(r->tx);
 	fusefs_process_put(r->owner);
@@ -147,9 +184,14 @@ static struct reaper *next_dead(struct fusefs_registry *reg, bool *poll_needed)
 	*poll_needed = false;
 	TAILQ_FOREACH(priv, &reg->open, link)
 	{
-		if (!priv->live || !priv->owner || priv->reaping)
+		bool idle;
+
+		if (!priv->live || priv->reaping)
 			continue;
-		if (!owner_is_dead(priv)) {
+		idle = tx_is_idle(priv->tx);
+		if (!priv->owner && !idle)
+			continue;
+		if (!idle && !owner_is_dead(priv)) {
 			*poll_needed |= priv->owner_fd < 0;
 			continue;
 		}
@@ -159,12 +201,24 @@ static struct reaper *next_dead(struct fusefs_registry *reg, bool *poll_needed)
 			continue;
 		}
 		priv->reaping = true;
-		tx_unwatch(reg, priv);
-		*r = (struct reaper){reg, fusefs_tx_get(priv->tx), fusefs_process_get(priv->owner)};
+		if (!idle)
+			tx_unwatch(reg, priv);
+		*r = (struct reaper){reg, fusefs_tx_get(priv->tx), idle ? NULL : fusefs_process_get(priv->owner)};
 		reg->reapers++;
 		return r;
 	}
 	return NULL;
+}
+
+/* How often to look for those that nobody uses; -1: never. */
+static int idle_ms(struct fusefs_registry *reg)
+{
+	double limit;
+
+	pthread_mutex_lock(&reg->lock);
+	limit = TAILQ_EMPTY(&reg->open) ? 0 : reg->limits.idle;
+	pthread_mutex_unlock(&reg->lock);
+	return limit <= 0 ? -1 : limit > 4 ? 1000 : (int)(limit * 250) + 1;
 }
 
 static void *watch_owners(void *arg)
@@ -179,7 +233,7 @@ static void *watch_owners(void *arg)
 		pthread_t thread;
 
 		/* One event is enough to wake up: all owners are looked at then. */
-		if (epoll_wait(reg->epoll, &ev, 1, poll_needed ? POLL_MS : -1) < 0 && errno != EINTR)
+		if (epoll_wait(reg->epoll, &ev, 1, poll_needed ? POLL_MS : idle_ms(reg)) < 0 && errno != EINTR)
 			base_log(LOG_ERR, "cannot watch owners: %s", strerror(errno));
 		if (read(reg->wake, &count, sizeof(count)) < 0 && errno != EAGAIN)
 			base_log(LOG_ERR, "cannot watch owners: %s", strerror(errno));

@@ -57,6 +57,7 @@ enum fusefs_kind {
 	FUSEFS_STATUS,
 	FUSEFS_TX_CHANGES,
 	FUSEFS_PREPARED_LIST,
+	FUSEFS_TRANSACTIONS,
 };
 
 struct fusefs_node {
@@ -97,6 +98,7 @@ struct fusefs_handle {
 	LIST_ENTRY(fusefs_handle) all;  /* [fs->nodes] */
 	struct fusefs_node *node;       /* the kernel keeps it for us */
 	struct txn_file *file;          /* regular files */
+	uint64_t lost_to;               /* opening it has waited for this transaction (txn_id) in vain: writes don't */
 	pthread_mutex_t lock;           /* for the rest: */
 	struct fusefs_listing *listing; /* directories: as of the last rewind */
 	struct base_buf text;           /* control files: what a read gives */
@@ -157,6 +159,8 @@ struct fusefs_queue {
 	bool busy, stop;
 };
 
+struct fusefs_park;
+
 struct fusefs_watchdog {
 	pid_t pid; /* -1: there is none */
 	int tell;  /* socket */
@@ -194,6 +198,9 @@ struct fusefs {
 	atomic_uint ambient;                    /* ambient transactions open; changed under nodes */
 	atomic_ulong own_nodes; /* nodes of transactions, ended ones included: 0 means that nobody needs telling */
 	_Atomic uint64_t generation;
+
+	struct fusefs_park *park;
+	double lock_timeout; /* seconds that a request waits for a transaction */
 
 	struct fusefs_queue committed, outlived, late;
 	atomic_bool gone; /* the kernel does not listen any more */
@@ -340,6 +347,8 @@ bool fusefs_is_settling(struct fusefs *fs, struct txn_obj *obj);
 /* What libfuse does not pass on of the request that this thread is handling. */
 struct fusefs_raw {
 	bool kill_suidgid;
+	const void *bytes; /* the whole request, as it came */
+	size_t len;
 };
 extern _Thread_local struct fusefs_raw fusefs_raw;
 int fusefs_io_hook(struct fusefs *fs);
@@ -348,6 +357,42 @@ bool fusefs_io_kills_priv(const struct fusefs *fs);
 /* Must this change clear suid and sgid? */
 bool fusefs_kill_priv(struct fusefs *fs, fuse_req_t req);
 #define FUSEFS_TMPFILE "/" /* the name by which a CREATE without a name arrives */
+
+/* ---- park.c: requests that wait for someone else's transaction ---- */
+
+#define FUSEFS_AT_ONCE 1u /* no waiting for transactions: -EBUSY */
+#define FUSEFS_RERUN 2u   /* run it again when its time is over as well (fusefs_waited_in_vain) */
+#define FUSEFS_QUIET 4u   /* a refusal is not the caller's: no line for ctl */
+#define FUSEFS_SECOND 8u  /* again.c's */
+
+/* Right before the engine operation that may meet another transaction ... */
+void fusefs_may_wait(void);
+/*
+ * ... and right after it, with its result. True: the request waits, and the handler runs again one day: clean up and return
+ * without an answer. Else *r is what to answer. tx: whose request it is, NULL: a plain one. h: by which file, or NULL.
+ */
+bool fusefs_wait(struct fusefs *fs, fuse_req_t req, struct fusefs_tx *tx, const struct fusefs_handle *h, unsigned how,
+                 int *r);
+/* Is this request run again because its time is over? For whom it has waited (txn_id). */
+bool fusefs_waited_in_vain(uint64_t *holder);
+int fusefs_park_start(struct fusefs *fs);
+void fusefs_park_stop(struct fusefs *fs); /* answers whatever waits; nothing waits any more */
+void fusefs_park_free(struct fusefs *fs);
+
+/* ---- again.c: operations on names, which hold their directory in the kernel ---- */
+
+/* In the place of may_wait and wait. begin: 0, or that it must be refused. end: as fusefs_wait; call it in any case. */
+int fusefs_again_begin(struct fusefs *fs, fuse_req_t req, const struct fusefs_node *dir, const char *name);
+bool fusefs_again_end(struct fusefs *fs, fuse_req_t req, struct fusefs_node *dir, const char *name,
+                      struct fusefs_tx *tx, int *r);
+/* GETATTR of a directory: true when it is held back. */
+bool fusefs_again_hold(struct fusefs *fs, fuse_req_t req, const struct fusefs_node *n);
+/* Must the kernel ask for this directory's attributes? */
+bool fusefs_again_waiting(struct fusefs *fs, const struct fusefs_node *dir);
+/* Is this thread on its way to an operation of this transaction that was told to come again? */
+bool fusefs_again_expected(struct fusefs *fs, fuse_req_t req, const struct fusefs_tx *tx);
+/* The caller does something else than what it was told to come again with. */
+void fusefs_again_other(struct fusefs *fs, fuse_req_t req);
 
 /* ---- watchdog.c ---- */
 

@@ -123,6 +123,32 @@ int fusefs_tx_each_named(struct fusefs_registry *reg, int (*fn)(void *arg, struc
 	return rc;
 }
 
+double fusefs_tx_timeout(const struct fusefs_tx *tx, double dflt)
+{
+	struct fusefs_registry *reg = tx->priv->reg;
+	double timeout;
+
+	pthread_mutex_lock(&reg->lock);
+	timeout = tx->priv->has_timeout ? tx->priv->timeout : dflt;
+	pthread_mutex_unlock(&reg->lock);
+	return timeout;
+}
+
+struct fusefs_tx *tx_by_txn(struct fusefs_registry *reg, const struct txn *txn)
+{
+	struct fusefs_tx_private *priv;
+	struct fusefs_tx *tx = NULL;
+
+	pthread_mutex_lock(&reg->lock);
+	TAILQ_FOREACH(priv, &reg->open, link)
+		if (priv->live && priv->tx->txn == txn) {
+			tx = fusefs_tx_get(priv->tx);
+			break;
+		}
+	pthread_mutex_unlock(&reg->lock);
+	return tx;
+}
+
 bool tx_has_ended(struct fusefs_tx *tx)
 {
 	struct fusefs_registry *reg = tx->priv->reg;
@@ -156,7 +182,7 @@ bool fusefs_tx_allowed(const struct fusefs_tx *tx, const struct fusefs_caller *w
 
 const char *tx_bad_name(const char *name)
 {
-	static const char *const reserved[] = {".", "..", "ctl", "status", "changes", "prepared"};
+	static const char *const reserved[] = {".", "..", "ctl", "status", "changes", "transactions", "prepared"};
 
 	if (!*name)
 		return "is empty";
@@ -194,8 +220,12 @@ static int put_in(struct fusefs_registry *reg, struct fusefs_tx_private *priv, c
 	struct fusefs_tx *tx = priv->tx;
 	struct fusefs_tx_private *clash = NULL;
 
+	int rc = tx_may_begin(reg, tx->uid);
+
 	if (reg->stopping)
 		return -ESHUTDOWN;
+	if (rc)
+		return rc;
 	for (const struct fusefs_process *p = spec->named ? NULL : spec->writer; p; p = p->parent) {
 		if (owned_by(reg, p))
 			return -EALREADY;
@@ -240,6 +270,7 @@ static struct fusefs_tx *tx_new(struct fusefs_registry *reg, const struct tx_spe
 	priv->has_timeout = spec->has_timeout;
 	priv->timeout = spec->timeout;
 	clock_gettime(CLOCK_MONOTONIC, &priv->begun);
+	fusefs_tx_touch(tx);
 	tx->named = spec->named;
 	tx->uid = spec->uid;
 	atomic_init(&tx->refs, 1);
@@ -279,7 +310,9 @@ int tx_begin(struct fusefs_registry *reg, const struct tx_spec *spec, struct fus
 	rc = txn_begin(reg->eng, &tx->txn);
 	if (rc)
 		goto out_take_out;
-	rc = reg->hooks.begun(reg->hooks.arg, tx);
+	rc = tx_charge_to(reg, tx);
+	if (!rc)
+		rc = reg->hooks.begun(reg->hooks.arg, tx);
 	if (rc) {
 		txn_rollback(tx->txn);
 		goto out_take_out;
@@ -287,6 +320,8 @@ int tx_begin(struct fusefs_registry *reg, const struct tx_spec *spec, struct fus
 	fusefs_tx_get(tx); /* the caller's; the first one is the list's */
 	pthread_mutex_lock(&reg->lock);
 	tx->priv->live = true;
+	if (reg->limits.idle > 0)
+		tx_watcher_poke(reg); /* it begins to look from time to time */
 	if (spec->owner)
 		tx_watch(reg, tx->priv, fd < 0 ? -1 : TAKE_FD(fd));
 	pthread_mutex_unlock(&reg->lock);
@@ -459,6 +494,7 @@ void fusefs_registry_free(struct fusefs_registry *reg)
 	}
 	tx_watcher_close(reg);
 	tx_forget_messages(reg);
+	tx_forget_accounts(reg);
 	fusefs_members_free(reg->members);
 	pthread_cond_destroy(&reg->reaped);
 	pthread_mutex_destroy(&reg->lock);

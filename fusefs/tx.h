@@ -38,6 +38,7 @@ struct fusefs_tx {
 	_Atomic pid_t owner;  /* process (tgid) it dies with, 0: none */
 	pthread_mutex_t busy; /* one control command at a time */
 	atomic_uint refs;
+	_Atomic int64_t used; /* when its last request or command came: ms, CLOCK_MONOTONIC */
 	void *view; /* the node layer's own; set in hooks->begun, freed in hooks->gone */
 	/* private to tx.c below */
 	struct fusefs_tx_private *priv;
@@ -73,6 +74,22 @@ int fusefs_registry_new(struct txn_engine *eng, const struct fusefs_tx_hooks *ho
 /* Rolls back whatever is open, stops the thread, frees. No other call may be running or follow, but fusefs_tx_put. */
 void fusefs_registry_free(struct fusefs_registry *reg);
 
+struct fusefs_limits {
+	double idle;           /* seconds without request and command, after which one is rolled back; 0: never */
+	unsigned transactions; /* open ones of each uid but root's: begin answers -EUSERS; 0: no limit */
+	uint64_t log;          /* bytes in the log of each uid's open ones (-EDQUOT); 0: no limit */
+};
+/* Once, before the first transaction. */
+void fusefs_registry_limits(struct fusefs_registry *reg, const struct fusefs_limits *limits);
+
+static inline void fusefs_tx_touch(struct fusefs_tx *tx)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+	atomic_store_explicit(&tx->used, (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000, memory_order_relaxed);
+}
+
 struct fusefs_tx *fusefs_tx_get(struct fusefs_tx *tx);
 void fusefs_tx_put(struct fusefs_tx *tx);
 
@@ -94,13 +111,22 @@ struct fusefs_tx *fusefs_tx_find(struct fusefs_registry *reg, const char *name);
 int fusefs_tx_each_named(struct fusefs_registry *reg, int (*fn)(void *arg, struct fusefs_tx *tx), void *arg);
 
 /*
- * mkdir .txn/NAME: -EEXIST (an ambient one's name counts too), -EINVAL (a name that is reserved: ctl, status, changes, prepared;
+ * mkdir .txn/NAME: -EEXIST (an ambient one's name counts too), -EINVAL (a name that is reserved: ctl, status, changes, transactions,
+ * prepared;
  * or has control characters), -EROFS, ... Like removal it leaves a line for the caller's process.
  */
 int fusefs_tx_make(struct fusefs_registry *reg, const char *name, const struct fusefs_caller *who,
                    struct fusefs_tx **out);
 /* rmdir .txn/NAME: rolls back. -EACCES someone else's, -ENOENT it has ended meanwhile. */
 int fusefs_tx_remove(struct fusefs_tx *tx, const struct fusefs_caller *who);
+/* Seconds that its requests wait for other transactions: its own timeout, or dflt. */
+double fusefs_tx_timeout(const struct fusefs_tx *tx, double dflt);
+/*
+ * Leave a line for the caller's process: what it wanted to change (path) is being changed by holder (NULL: by someone who
+ * waited longer), and it was refused with r (-EBUSY, -EDEADLK) after so many seconds.
+ */
+void fusefs_tx_tell_conflict(struct fusefs_registry *reg, const struct fusefs_caller *who, const char *path,
+                             const struct txn *holder, double seconds, int r);
 /* May this caller see and end it: its uid, or root, or the process that owns it. */
 bool fusefs_tx_allowed(const struct fusefs_tx *tx, const struct fusefs_caller *who);
 
@@ -132,5 +158,7 @@ int fusefs_tx_status(struct fusefs_registry *reg, struct fusefs_tx *tx, struct b
 int fusefs_tx_changes(struct fusefs_tx *tx, struct base_buf *out);
 /* `prepared`: a line per prepared transaction of the mount: GID (by base_buf_quote), uid, time, changes, with tabs between. */
 int fusefs_tx_prepared(struct fusefs_registry *reg, struct base_buf *out);
+/* `transactions`: a line of names, then one for each that is open and that the caller may see, separated by tabs. */
+int fusefs_tx_list(struct fusefs_registry *reg, const struct fusefs_caller *who, struct base_buf *out);
 
 #endif

@@ -71,6 +71,12 @@ struct fusefs_registry {
 	TAILQ_HEAD(tx_messages, tx_message) messages; /* newest first */
 	struct tx_message *message_of;
 	unsigned n_messages;
+	struct fusefs_limits limits; /* constant */
+	struct tx_account {
+		UT_hash_handle hh;
+		uid_t uid;
+		struct txn_account *account;
+	} *accounts; /* by uid, where log space is limited */
 
 	/* the watcher's */
 	pthread_t watcher;
@@ -101,11 +107,27 @@ int tx_prepare(struct fusefs_tx *tx, const char *gid, enum fusefs_end *how);
 /* Commit or roll back a prepared one. -ENOENT when someone else has done it. */
 int tx_resolve(struct fusefs_registry *reg, struct txn *txn, bool commit);
 
+/* Left alone for too long? */
+bool tx_is_idle(struct fusefs_tx *tx);
+void tx_forget_accounts(struct fusefs_registry *reg);
+/* limits.c: -EUSERS, or 0; registry.lock is held. */
+int tx_may_begin(struct fusefs_registry *reg, uid_t uid);
+int tx_charge_to(struct fusefs_registry *reg, struct fusefs_tx *tx);
+int64_t tx_idle_ms(const struct fusefs_tx *tx);
+/* A new reference or NULL. */
+struct fusefs_tx *tx_by_number(struct fusefs_registry *reg, unsigned number);
+
 /* owner.c. start: once, before anything else; stop: no begin is possible any more, and nobody is being reaped; both
  * descriptors stay open for tx_unwatch until tx_watcher_close. */
 int tx_watcher_start(struct fusefs_registry *reg);
 void tx_watcher_stop(struct fusefs_registry *reg);
 void tx_watcher_close(struct fusefs_registry *reg);
+void tx_watcher_poke(struct fusefs_registry *reg);
+/* Roll it back without its owner's doing, and tell the owner's process why; tx->busy is held. */
+int tx_end_for(struct fusefs_tx *tx, const char *why);
+/* `rollback transaction N`, by whoever may; the line is told. */
+int tx_rollback_number(struct fusefs_registry *reg, unsigned number, const struct fusefs_caller *who,
+                       struct base_buf *line);
 /* Take fd, a pidfd of priv->owner or -1, over and have the watcher look at it; registry.lock is held. */
 void tx_watch(struct fusefs_registry *reg, struct fusefs_tx_private *priv, int fd);
 void tx_unwatch(struct fusefs_registry *reg, struct fusefs_tx_private *priv);
@@ -113,6 +135,8 @@ void tx_unwatch(struct fusefs_registry *reg, struct fusefs_tx_private *priv);
 int tx_set_owner(struct fusefs_tx *tx, struct fusefs_process *owner);
 
 bool tx_has_ended(struct fusefs_tx *tx);
+/* A new reference or NULL. */
+struct fusefs_tx *tx_by_txn(struct fusefs_registry *reg, const struct txn *txn);
 /* The ambient transaction of this process: that of the nearest ancestor that owns one. A new reference or NULL. */
 struct fusefs_tx *tx_of_process(struct fusefs_registry *reg, const struct fusefs_process *p);
 /* NULL when the name will do, else what is wrong with it. */

@@ -430,6 +430,15 @@ static void put_command(struct out *o, struct good *g, char *name)
 			put_word(o, "savepoint");
 		put_name(o, name, FUSEFS_NAME_MAX);
 		break;
+	case FUSEFS_ROLLBACK_NUMBER: {
+		char number[32];
+
+		snprintf(number, sizeof(number), " %u", (unsigned)(1 + rnd(4000000)));
+		put_word(o, "rollback");
+		put_word(o, "transaction");
+		put(o, number);
+		break;
+	}
 	case FUSEFS_SAVEPOINT:
 		put_word(o, "savepoint");
 		put_name(o, name, FUSEFS_NAME_MAX);
@@ -530,12 +539,53 @@ static void random_bytes(void **unused UNUSED)
 	}
 }
 
+/* Noise words stay noise; only a number makes it someone's end. */
+static void by_number(void **unused UNUSED)
+{
+	static const struct {
+		const char *text;
+		int verb; /* -1: refused */
+		unsigned number;
+	} cases[] = {
+		{"rollback transaction", FUSEFS_ROLLBACK, 0},
+		{"rollback work", FUSEFS_ROLLBACK, 0},
+		{"rollback transaction 7", FUSEFS_ROLLBACK_NUMBER, 7},
+		{"ROLLBACK Transaction 4294967295;", FUSEFS_ROLLBACK_NUMBER, 4294967295u},
+		{"rollback transaction to 7", FUSEFS_ROLLBACK_TO, 0},
+		{"rollback transaction to savepoint x", FUSEFS_ROLLBACK_TO, 0},
+		{"rollback transaction 0", -1, 0},
+		{"rollback transaction 4294967296", -1, 0},
+		{"rollback transaction 99999999999999999999999", -1, 0},
+		{"rollback transaction \"7\"", -1, 0},
+		{"rollback transaction 7x", -1, 0},
+		{"rollback transaction 7 8", -1, 0},
+		{"rollback work 7", -1, 0},
+		{"rollback 7", -1, 0},
+	};
+
+	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+		struct fusefs_command cmd;
+		char err[256];
+		size_t used;
+		int r = fusefs_parse(cases[i].text, strlen(cases[i].text), &used, &cmd, err, sizeof(err));
+
+		if (cases[i].verb < 0) {
+			assert_int_equal(r, -EINVAL);
+			continue;
+		}
+		assert_int_equal(r, 1);
+		assert_int_equal(cmd.verb, cases[i].verb);
+		assert_int_equal(cmd.number, cases[i].number);
+	}
+}
+
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
 		cmocka_unit_test(good_inputs), cmocka_unit_test(bad_inputs), cmocka_unit_test(nothing),
 		cmocka_unit_test(nul_bytes),   cmocka_unit_test(limits),     cmocka_unit_test(several),
 		cmocka_unit_test(verb_names),  cmocka_unit_test(round_trip), cmocka_unit_test(random_bytes),
+		cmocka_unit_test(by_number),
 	};
 	const char *given = getenv("TXNFS_SEED");
 

@@ -65,6 +65,35 @@ void txn_engine_stats(struct txn_engine *eng, struct txn_stats *st)
 	*st = eng->stats;
 }
 
+size_t txn_waits_for(struct txn *t UNUSED, uint64_t *ids UNUSED, size_t max UNUSED)
+{
+	return 0;
+}
+
+void txn_glance(struct txn *t UNUSED, uint64_t *operations, uint64_t *log_bytes)
+{
+	*operations = 7;
+	*log_bytes = 4096;
+}
+
+struct txn_account *txn_account_new(uint64_t limit UNUSED)
+{
+	return NULL;
+}
+
+void txn_account_put(struct txn_account *account UNUSED)
+{
+}
+
+void txn_set_account(struct txn *t UNUSED, struct txn_account *account UNUSED)
+{
+}
+
+size_t txn_waiters(struct txn_engine *eng UNUSED)
+{
+	return 0;
+}
+
 int txn_begin(struct txn_engine *eng, struct txn **out)
 {
 	static atomic_ulong ids = 100;
@@ -1453,7 +1482,7 @@ static void status(void **state UNUSED)
 	engine.stats = (struct txn_stats){.open = 3, .begun = 9, .log_bytes = 5};
 	assert_int_equal(fusefs_tx_status(reg, NULL, &b), 0);
 	memcpy(line, b.p, b.n + 1);
-	assert_says("state: ok\nopen: 3\nprepared: 0\nambient: 1\nbegun: 9\n");
+	assert_says("state: ok\nopen: 3\nprepared: 0\nambient: 1\nwaiting: 0\nbegun: 9\n");
 	base_buf_free(&b);
 	engine.error = "a reason";
 	assert_int_equal(fusefs_tx_status(reg, NULL, &b), 0);

@@ -12,6 +12,9 @@
 #include <sys/wait.h>
 #include <syslog.h>
 
+#define LOCK_TIMEOUT 5 /* seconds */
+#define MAX_TRANSACTIONS 1000
+
 #define LOCK_TRIES 100
 #define LOCK_PAUSE_NS 100000000
 
@@ -263,6 +266,10 @@ int mount_start(const struct mount_request *req)
 		.max_threads = req->options.max_threads,
 		.checkpoint_mib = req->options.checkpoint_mib,
 		.checkpoint_seconds = req->options.checkpoint_seconds,
+		.lock_timeout = req->options.lock_timeout.given ? req->options.lock_timeout.value : LOCK_TIMEOUT,
+		.idle_timeout = req->options.idle_timeout.value,
+		.max_transactions = req->options.max_transactions ? req->options.max_transactions : MAX_TRANSACTIONS,
+		.max_log_mib = req->options.max_log,
 		.segment_mib = req->options.segment_mib,
 		.report = report_line,
 		.progress = report_progress,

@@ -172,7 +172,45 @@ static void print_named(json_t *list)
 	putchar('\n');
 }
 
-static void print_json(const struct tool_mount *m, const char *standing, char *status, char *changes, json_t *list)
+/* The lines of `transactions` as objects, by the names in its first line. */
+static json_t *json_transactions(char *text)
+{
+	json_t *list = json_array();
+	char *names = text, *line;
+
+	text += strcspn(text, "\n");
+	if (*text)
+		*text++ = 0;
+	for (char *save; (line = strtok_r(text, "\n", &save)); text = NULL) {
+		json_t *o = json_object();
+		char *name = names;
+
+		while (*line && *name) {
+			size_t n = strcspn(name, "\t"), len = strcspn(line, "\t");
+			CLEANUP_FREE char *key = strndup(name, n), *value = strndup(line, len);
+			char *path = value, *end;
+
+			if (!key || !value)
+				break;
+			if (!strcmp(value, "-"))
+				json_object_set_new(o, key, json_null());
+			else if (strcmp(key, "waits_for") && strcmp(key, "name") && strtod(value, &end) >= 0 && !*end)
+				json_object_set_new(o, key, strchr(value, '.') ? json_real(strtod(value, NULL))
+				                                               : json_integer(strtoll(value, NULL, 10)));
+			else {
+				tool_unquote(value, &path);
+				json_object_set_new(o, key, tool_json_bytes(path));
+			}
+			name += n + (name[n] == '\t');
+			line += len + (line[len] == '\t');
+		}
+		json_array_append_new(list, o);
+	}
+	return list;
+}
+
+static void print_json(const struct tool_mount *m, const char *standing, char *status, char *changes, json_t *list,
+                       char *transactions)
 {
 	json_t *o = json_object();
 
@@ -183,6 +221,8 @@ static void print_json(const struct tool_mount *m, const char *standing, char *s
 	if (list)
 		json_object_set(o, "named", list);
 	json_status(o, status);
+	if (transactions)
+		json_object_set_new(o, "transactions", json_transactions(transactions));
 	if (changes)
 		json_object_set_new(o, "changes", json_changes(changes));
 	json_dumpf(o, stdout, JSON_INDENT(2));
@@ -206,7 +246,7 @@ static int fail(const struct tool_mount *m, const struct args *a, const char *na
 
 static int status(const struct tool_mount *m, const struct args *a)
 {
-	CLEANUP_FREE char *text = NULL, *changes = NULL, *ctl = NULL;
+	CLEANUP_FREE char *text = NULL, *changes = NULL, *ctl = NULL, *transactions = NULL;
 	char *standing = NULL;
 	json_t *list = NULL;
 
@@ -231,14 +271,17 @@ static int status(const struct tool_mount *m, const struct args *a)
 		standing = standing ? standing + 1 : ctl;
 		standing[strcspn(standing, "\n")] = 0;
 		list = named(m, a);
+		transactions = read_control(m, a, "transactions"); /* not inside a transaction's own root */
 	}
 	if (a->json) {
-		print_json(m, standing, text, changes, list);
+		print_json(m, standing, text, changes, list, transactions);
 	} else {
 		if (standing)
 			printf("%s\n", standing);
 		fputs(text, stdout);
 		print_named(list);
+		if (transactions && strchr(transactions, '\n') && strchr(transactions, '\n')[1])
+			printf("open transactions:\n%s", transactions);
 		if (changes && *changes)
 			printf("changes:\n%s", changes);
 	}

@@ -12,7 +12,7 @@ struct args {
 	/* begin */
 	const char *name, *timeout, *isolation;
 	/* rollback */
-	const char *to;
+	const char *to, *id;
 	/* what stands behind the options */
 	const char *pos[2];
 	unsigned npos;
@@ -38,6 +38,7 @@ static const struct argp_option begin_options[] = {
 
 static const struct argp_option rollback_options[] = {
 	{"to", 't', "SAVEPOINT", 0, "Undo only what came after this savepoint; the transaction goes on", 0},
+	{"id", 'i', "N", 0, "Roll back transaction number N, as `txnfs status` lists it, whoever is in it", 0},
 	{"txn", 'n', "NAME", 0, "Act on the named transaction, MNT/.txn/NAME", 0},
 	{"control", 'c', "NAME", 0, "Name of the control directory (default $TXNFS_CONTROL or .txn)", 0},
 	{"quiet", 'q', NULL, 0, "Print nothing when it went well", 0},
@@ -107,6 +108,14 @@ static error_t parse_rollback(int key, char *arg, struct argp_state *state)
 {
 	struct args *a = state->input;
 
+	if (key == 'i') {
+		if (!*arg || arg[strspn(arg, "0123456789")])
+			argp_error(state, "--id: \"%s\" is not a transaction's number", arg);
+		a->id = arg;
+		return 0;
+	}
+	if (key == ARGP_KEY_END && a->id && (a->to || a->txn))
+		argp_error(state, "--id says it all: without --to and --txn");
 	if (key == 't' || (key == ARGP_KEY_ARG && a->expect_name)) {
 		a->to = arg;
 		a->expect_name = false;
@@ -228,6 +237,12 @@ int cmd_rollback(int argc, char **argv)
 	struct args a = {0};
 
 	tool_parse(&argp, argc, argv, 0, &a);
+	if (a.id) {
+		struct base_buf b = {0};
+
+		base_buf_printf(&b, "rollback transaction %s", a.id);
+		return send(&a, &b);
+	}
 	return send_verb(&a, a.to ? "rollback to savepoint" : "rollback", a.to);
 }
 

@@ -4,9 +4,16 @@
 
 #include "base/base.h"
 
+struct mount_seconds {
+	bool given;
+	double value;
+};
+
 struct mount_options {
 	char *control;                                                         /* NULL: the default */
 	unsigned checkpoint_mib, checkpoint_seconds, segment_mib, max_threads; /* 0: the default */
+	struct mount_seconds lock_timeout, idle_timeout;
+	unsigned max_transactions, max_log;
 	bool debug, nonempty;
 	struct base_buf fuse; /* the rest, for FUSE and the kernel: comma-separated and NUL-terminated when not empty */
 };
@@ -34,6 +41,10 @@ int mount_start(const struct mount_request *req);
 #define MOUNT_OPTIONS_HELP                                                                                             \
 	"Mount options:\n"                                                                                             \
 	"  control=NAME          name of the control directory (default .txn)\n"                                       \
+	"  lock_timeout=S        a writer waits S seconds for someone else's transaction (5); 0: EBUSY at once\n"          \
+	"  idle_timeout=S        roll back transactions that did nothing for S seconds; 0: never (the default)\n"        \
+	"  max_transactions=N    open transactions per user (1000); root may have more\n"                               \
+	"  max_log=MIB           of changes in the open transactions of each user; the default is no limit\n"           \
 	"  checkpoint_mib=N      checkpoint when the log has grown by N MiB\n"                                         \
 	"  checkpoint_seconds=N  and at least every N seconds\n"                                                       \
 	"  segment_mib=N         size of a log segment, used when the log is created\n"                                \

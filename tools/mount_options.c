@@ -9,6 +9,7 @@ enum kind {
 	IGNORE,  /* the default anyway */
 	GENERIC, /* mount(8)'s own business: fine in fstab, an error on our command line */
 	NUMBER,
+	SECONDS, /* 0 or more, with a fraction if need be */
 	TEXT,
 	FLAG,
 };
@@ -25,6 +26,10 @@ static const struct option {
 	{"control=", TEXT, FIELD(control), 0},
 	{"checkpoint_mib=", NUMBER, FIELD(checkpoint_mib), 1u << 20},
 	{"checkpoint_seconds=", NUMBER, FIELD(checkpoint_seconds), 86400},
+	{"lock_timeout=", SECONDS, FIELD(lock_timeout), 0},
+	{"idle_timeout=", SECONDS, FIELD(idle_timeout), 0},
+	{"max_transactions=", NUMBER, FIELD(max_transactions), 1u << 30},
+	{"max_log=", NUMBER, FIELD(max_log), 1u << 30},
 	{"segment_mib=", NUMBER, FIELD(segment_mib), 1024},
 	{"max_threads=", NUMBER, FIELD(max_threads), 1024},
 	{"debug", FLAG, FIELD(debug), 0},
@@ -117,6 +122,25 @@ static int set_number(struct mount_options *o, const struct option *opt, const c
 	return 0;
 }
 
+static int set_seconds(struct mount_options *o, const struct option *opt, const char *value, size_t len, char *err,
+                       size_t errlen)
+{
+	struct mount_seconds *s = (void *)((char *)o + opt->field);
+	char text[32] = "", *end = text;
+
+	if (len && len < sizeof(text) && strspn(value, "0123456789.") >= len) {
+		memcpy(text, value, len);
+		s->value = strtod(text, &end);
+	}
+	if (end == text || *end || s->value > 1e9) {
+		snprintf(err, errlen, "mount option %s\"%.*s\": a number of seconds is needed, 0 or more", opt->name,
+		         (int)len, value);
+		return -EINVAL;
+	}
+	s->given = true;
+	return 0;
+}
+
 static int set_control(struct mount_options *o, const char *value, size_t len, char *err, size_t errlen)
 {
 	if (!len || len > 255 || memchr(value, '/', len) || (len == 1 && value[0] == '.') ||
@@ -148,6 +172,8 @@ static int add(struct mount_options *o, const char *text, size_t len, enum mount
 		return pass(o, text, len);
 	case NUMBER:
 		return set_number(o, opt, text + name, len - name, err, errlen);
+	case SECONDS:
+		return set_seconds(o, opt, text + name, len - name, err, errlen);
 	case TEXT:
 		return set_control(o, text + name, len - name, err, errlen);
 	case FLAG:

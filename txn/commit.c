@@ -68,6 +68,7 @@ void txn_put(struct txn *t)
 	free(t->savepoints);
 	free(t->gid);
 	base_vec_free(&t->recs);
+	txn_account_put(t->account);
 	pthread_mutex_destroy(&t->lock);
 	free(t);
 }
@@ -237,6 +238,8 @@ void txn_discard(struct txn *t)
 	pthread_mutex_lock(&eng->lock);
 	TAILQ_REMOVE(&eng->open, t, link);
 	pthread_mutex_unlock(&eng->lock);
+	txn_waits_release(t);
+	txn_discharge(t);
 	txn_put(t); /* the engine's reference; the caller has one */
 }
 
@@ -450,6 +453,8 @@ int txn_finish(struct txn *t)
 	txn_ws_detach(&t->ws, t->commit_lsn);
 	atomic_store(&t->state, TXN_ENDED);
 	pthread_rwlock_unlock(&eng->ns);
+	txn_waits_release(t);
+	txn_discharge(t);
 	sweep(eng, &files);
 	if (!txn_engine_error(eng))
 		txn_log(t, &rec, true, NULL); /* saves nothing but a reader's time; redo is repeatable without */

@@ -32,6 +32,7 @@ void txn_engine_fail(struct txn_engine *eng, const char *fmt, ...)
 	}
 	pthread_cond_broadcast(&eng->installed);
 	pthread_mutex_unlock(&eng->lock);
+	txn_waits_stuck(eng, -EROFS);
 }
 
 int txn_writable(struct txn_engine *eng)
@@ -115,6 +116,7 @@ static int engine_locks(struct txn_engine *eng)
 	TAILQ_INIT(&eng->marked);
 	TAILQ_INIT(&eng->marked_names);
 	eng->ended_pin = UINT64_MAX;
+	txn_waits_init(eng);
 	return 0;
 }
 
@@ -140,6 +142,7 @@ static void unmark_all(struct txn_engine *eng)
 
 static void engine_free(struct txn_engine *eng)
 {
+	txn_waits_free(eng);
 	unmark_all(eng);
 	txn_history_free(eng);
 	base_vec_free(&eng->ended);

@@ -284,6 +284,8 @@ void *txn_installer(void *arg)
 		if (!r) {
 			txn_finish(t);
 			pthread_mutex_lock(&eng->lock);
+			if (eng->install_stuck)
+				txn_waits_stuck(eng, 0);
 			eng->install_stuck = false;
 			continue;
 		}
@@ -297,6 +299,7 @@ void *txn_installer(void *arg)
 			base_log(LOG_WARNING, "transaction %llu is committed and waits for space to be installed; free some",
 			         (unsigned long long)t->id);
 		eng->install_stuck = true;
+		txn_waits_stuck(eng, -ENOSPC);
 		pthread_cond_broadcast(&eng->installed);
 		if (eng->stopping)
 			break;

@@ -200,7 +200,7 @@ int txn_dir_empty(struct txn *view, struct txn_obj *dir)
 		if (e->txn == view) {
 			if (e->after)
 				return -ENOTEMPTY;
-		} else if (txn_state(e->txn) == TXN_COMMITTED || e->txn->implicit) {
+		} else if (txn_met(dir, e->name, e->txn), txn_state(e->txn) == TXN_COMMITTED || e->txn->implicit) {
 			return TXN_RETRY; /* home will be as it says in a moment */
 		} else {
 			return -EBUSY; /* someone's uncommitted name is in it, or may come back when he rolls back to a savepoint */
@@ -222,10 +222,13 @@ int txn_dir_usable(struct txn *view, struct txn_obj *dir)
 		return txn_snap(view) ? txn_doom(view, dir, NULL) : -ENOENT;
 	pthread_rwlock_rdlock(&dir->lock);
 	w = dir->ws;
-	if (w && txn_dir_removed(w))
+	if (w && txn_dir_removed(w)) {
 		r = txn_visible(w->ws->txn, view) ? -ENOENT
 		    : w->ws->txn->implicit || txn_state(w->ws->txn) == TXN_COMMITTED ? TXN_RETRY
 		                                                                     : -EBUSY;
+		if (r != -ENOENT)
+			txn_met(dir, NULL, w->ws->txn);
+	}
 	pthread_rwlock_unlock(&dir->lock);
 	return r;
 }

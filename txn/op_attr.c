@@ -457,8 +457,10 @@ static int wait_for_names(struct txn_engine *eng, const struct setattr_args *a)
 		return 0;
 	pthread_rwlock_rdlock(&eng->ns);
 	TAILQ_FOREACH (w, &a->obj->dirviews, dir_link)
-		if (txn_state(w->ws->txn) == TXN_COMMITTED)
+		if (txn_state(w->ws->txn) == TXN_COMMITTED) {
+			txn_met(a->obj, NULL, w->ws->txn);
 			r = TXN_RETRY;
+		}
 	pthread_rwlock_unlock(&eng->ns);
 	return r;
 }

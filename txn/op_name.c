@@ -51,6 +51,8 @@ int txn_own_name(struct txn *t, struct txn_obj *dir, const char *name, struct tx
 			r = txn_plain_name(dir, name); /* -EBUSY or TXN_RETRY */
 		else if (!(e && e->txn) && txn_hist_name(t, dir, name, &was))
 			r = txn_doom(t, dir, name);
+		else if ((!e || !e->txn) && txn_reserved(dir, name))
+			r = -EBUSY;
 	}
 	if (r)
 		return r;

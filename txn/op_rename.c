@@ -37,6 +37,7 @@ static int check_move(struct txn *view, struct txn_obj *moved, struct txn_obj *t
 			/* Someone else's move: uncommitted, or not home yet, where it may still be inside what moves. */
 			struct txn *t = at->ws->ws->txn;
 
+			txn_met(at, NULL, t);
 			r = txn_is_open(t) && !t->implicit ? -EBUSY : TXN_RETRY;
 		}
 		pthread_rwlock_unlock(&at->lock);

@@ -25,6 +25,7 @@
  *     readset.lock, eng->history.lock   leaves
  *     eng->lock             lists, counters, error
  *     eng->tab              object table (store_obj.user, last references)
+ *     eng->waits.lock       queues of waiters (wait.c): a leaf
  *     (wal's and the store's own locks)
  *
  * Transactions of the public interface log before they change the workspace and change home only after COMMIT is
@@ -40,6 +41,7 @@
 #include "txn/rec.h"
 #include "txn/store.h"
 #include "txn/txn.h"
+#include "txn/wait.h"
 #include "wal/wal.h"
 
 #include <limits.h>
@@ -59,7 +61,7 @@
 	({                                                                                                             \
 		__typeof__(operation) r_;                                                                              \
 		while ((r_ = (operation)) == TXN_RETRY)                                                                \
-			if ((r_ = txn_wait_installs(eng, false)))                                                      \
+			if ((r_ = txn_retry(eng)))                                                                     \
 				break;                                                                                 \
 		r_;                                                                                                    \
 	})
@@ -233,7 +235,9 @@ struct txn {
 	uint64_t last;
 	uint64_t commit_lsn;
 	_Atomic uint64_t bytes; /* logged */
-	uint64_t operations;
+	_Atomic uint64_t operations;
+	struct txn_account *account; /* reference or NULL; constant */
+	uint64_t charged;            /* on it */
 	uint64_t need;  /* bytes that installing it may take at home */
 	uint64_t reserved;
 	/* Prepared, or about to be; written once, gid under eng->lock. */
@@ -252,6 +256,12 @@ struct txn {
 	_Atomic(struct txn_conflict *) conflict; /* why; set once */
 	uint64_t epoch;                 /* newest snapshot when it was flipped; constant from then on */
 	bool kept;                      /* the snapshots have what its install changes [install] */
+	/* [eng->waits.lock] */
+	bool released;             /* holds nothing any more */
+	struct txn_queue *holds;   /* queues for what it holds */
+	struct txn_waiter *waiting;
+	unsigned wait_stamp;       /* seen by the search for a circle */
+	struct txn *wait_next;
 	TAILQ_ENTRY(txn) link;    /* [eng->lock] in eng->open */
 	TAILQ_ENTRY(txn) install; /* [eng->lock] in eng->installs, or eng->implicits */
 };
@@ -306,6 +316,7 @@ struct txn_engine {
 	pthread_mutex_t checkpoint_lock; /* one at a time; before commit_gate */
 	pthread_t installer, checkpointer;
 	bool threads;
+	struct txn_waits waits;
 };
 
 struct txn_file {
@@ -598,6 +609,16 @@ int txn_chain(struct txn_engine *eng, uint64_t last, struct base_vec *out); /* L
 
 /* recovery.c */
 int txn_recover(struct txn_engine *eng, struct txn_recovery *rec, char *err, size_t errlen);
+
+/* account.c */
+int txn_charge(struct txn *t, uint64_t bytes, bool control); /* [txn->lock] -EDQUOT; control records always go */
+void txn_discharge(struct txn *t);
+
+/* Was it freed for someone who is on his way? Then a newcomer queues up behind. */
+static inline bool txn_reserved(struct txn_obj *obj, const char *name)
+{
+	return atomic_load_explicit(&obj->eng->waits.reserved, memory_order_relaxed) && txn_reserved_for_other(obj, name);
+}
 
 /* sweep.c */
 int txn_sweep(struct txn_engine *eng, uint64_t *swept); /* counts what it has removed */

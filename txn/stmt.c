@@ -56,11 +56,19 @@ static int append(struct txn *t, const struct txn_rec *rec, bool control, uint64
 	struct wal_rec h = {.type = (uint8_t)rec->type, .txid = t->id, .prev = t->last};
 	struct base_buf head = {0};
 	struct iovec iov[3];
+	size_t size = 0;
 	int n, r;
 
 	r = txn_rec_encode(rec, &head, iov, &n);
+	for (int i = 0; !r && i < n; i++)
+		size += iov[i].iov_len;
 	if (!r)
-		r = wal_append(t->eng->wal, &h, iov, n, control);
+		r = txn_charge(t, wal_record_size((uint32_t)size), control);
+	if (r) {
+		base_buf_free(&head);
+		return r;
+	}
+	r = wal_append(t->eng->wal, &h, iov, n, control);
 	base_buf_free(&head);
 	if (r) {
 		if (r == -ENOSPC)
@@ -267,8 +275,10 @@ int txn_declare(struct txn *t, struct txn_obj *obj, struct txn_wsobj **out)
 	return 0;
 }
 
-static int other_version(const struct txn_obj *obj)
+/* [obj->lock] */
+static int other_version(struct txn_obj *obj)
 {
+	txn_met(obj, NULL, obj->ws->ws->txn);
 	switch (txn_state(obj->ws->ws->txn)) {
 	case TXN_ACTIVE:
 	case TXN_PREPARED:
@@ -294,7 +304,7 @@ int txn_own(struct txn *t, struct txn_obj *obj, struct txn_wsobj **out)
 		return -ESTALE;
 	pthread_rwlock_rdlock(&obj->lock);
 	w = obj->ws;
-	r = !w ? 1 : w->ws->txn == t ? 0 : other_version(obj);
+	r = !w ? (txn_reserved(obj, NULL) ? -EBUSY : 1) : w->ws->txn == t ? 0 : other_version(obj);
 	if (r && late(t, obj))
 		r = txn_doom(t, obj, NULL);
 	pthread_rwlock_unlock(&obj->lock);
@@ -331,6 +341,8 @@ int txn_plain_obj(struct txn_obj *obj)
 		return -ESTALE;
 	if (obj->ws)
 		return other_version(obj);
+	if (txn_reserved(obj, NULL))
+		return -EBUSY;
 	return obj->logged ? 1 : 0; /* I5 */
 }
 
@@ -345,11 +357,16 @@ int txn_plain_name(struct txn_obj *dir, const char *name)
 		logged = e || dir->logged_mtime;
 		/* A committed mtime that is not home yet would come over the one that this change makes. */
 		if (dir->ws && (dir->ws->changed & STORE_SET_MTIME << TXN_CH_SHIFT) &&
-		    txn_state(dir->ws->ws->txn) == TXN_COMMITTED)
+		    txn_state(dir->ws->ws->txn) == TXN_COMMITTED) {
+			txn_met(dir, NULL, dir->ws->ws->txn);
 			r = TXN_RETRY;
+		}
 		pthread_rwlock_unlock(&dir->lock);
+		if (!r && txn_reserved(dir, name))
+			r = -EBUSY;
 		return r ? r : logged; /* I5 */
 	}
+	txn_met(dir, name, e->txn);
 	switch (txn_state(e->txn)) {
 	case TXN_ACTIVE:
 	case TXN_PREPARED:

@@ -19,7 +19,7 @@
  * Threads. All functions may be called from any thread, except txn_engine_open and _close. An operation inside one
  * transaction waits for another operation inside the same transaction; operations of different transactions wait for
  * each other only while they hold the locks listed in txn/private.h, never for a transaction's end. The one exception: an operation
- * that wants to change an object whose committed new version is still being installed waits for the install.
+ * that wants to change an object whose committed new version is still being installed waits for the install. (See "waiting".)
  *
  * Errors. 0 or -errno; byte counts where said. Those of the file operations are POSIX's, and
  *     -EBUSY    the object or name has another transaction's uncommitted change
@@ -166,6 +166,18 @@ struct txn_info {
 	struct timespec began;
 };
 void txn_info(struct txn *t, struct txn_info *info);
+/* The same two figures without waiting for a statement or a commit that is under way. */
+void txn_glance(struct txn *t, uint64_t *operations, uint64_t *log_bytes);
+
+/*
+ * A limit on what several transactions may have in the log together: an operation that would go over it fails with -EDQUOT,
+ * and its transaction can still be committed or rolled back. Reference counted. A transaction is put on it before its
+ * first operation, and takes its bytes off when it has ended and is installed.
+ */
+struct txn_account;
+struct txn_account *txn_account_new(uint64_t limit); /* bytes; NULL: -ENOMEM */
+void txn_account_put(struct txn_account *account);
+void txn_set_account(struct txn *t, struct txn_account *account); /* takes a reference of its own */
 
 /*
  * Visit what a transaction has changed. For a name: dir and name, with `before` and `after` (either may be NULL, borrowed). For
@@ -275,6 +287,83 @@ ssize_t txn_copy(struct txn_file *in, uint64_t off_in, struct txn_file *out, uin
 /* Committed view: forces the log and the object. In a transaction: nothing to do, commit does it. */
 int txn_fsync(struct txn_file *f, bool data_only);
 int txn_fsync_dir(struct txn_engine *eng, struct txn *view, struct txn_obj *dir);
+
+/* ---- waiting for someone else's transaction ---- */
+
+/*
+ * The engine never waits for a transaction's end; it answers -EBUSY. A caller that would rather wait learns what was
+ * in the way and queues for it:
+ *
+ *     txn_obstacle_arm(self);              this thread's next operation tells its conflict
+ *     r = txn_write(...);
+ *     if (txn_obstacle_take(&c) && (r == -EBUSY || r == TXN_INSTALLING))
+ *             r = txn_wait(eng, waiter, &c);
+ *
+ * An armed operation that would wait for the install of a committed version answers TXN_INSTALLING instead.
+ *
+ * Waiters queue for what was contested: an object, or a name in a directory. When the transaction that has it is out of
+ * the way (rolled back, or committed and installed), the first waiter is told to try again, and until it has tried, others
+ * find the thing reserved: they queue up behind (FIFO, no barging). Then comes the next one, unless someone has it again.
+ * A transaction can have several waiters; a wait that would close a circle of transactions is refused.
+ *
+ * The caller owns a struct txn_waiter and its memory. wake() is called once for each txn_wait that returned 0, from any
+ * thread, under the engine's lock for this: it must hand the matter to another thread, and not call back. It says
+ *
+ *     0            the way is free, and reserved: try again with txn_obstacle_arm(waiter), then txn_wait_done(waiter), or
+ *                  txn_wait again, which keeps the place in the queue
+ *     -EBUSY       the deadline has passed
+ *     -EDEADLK     what it waits for has gone to a transaction that waits for the waiter's
+ *     -ENOTCONN    the waiter's own transaction has ended
+ *     -ENOSPC, -EROFS   the install it waits for is stuck for lack of space, or will never be
+ *     -ECANCELED   after 0: it has not tried within hold_ms, others go on (nothing more to do)
+ */
+#define TXN_INSTALLING (-100001)
+
+struct txn_obstacle {
+	struct txn *holder;  /* reference; NULL: reserved for a waiter that was told to try */
+	struct txn_obj *obj; /* reference: the object, or the directory of the name */
+	char name[256];      /* "": the object itself */
+};
+
+struct txn_queue;
+struct txn_waiter {
+	/* the caller's */
+	void (*wake)(struct txn_waiter *w, int why);
+	struct txn *txn;          /* for whom: the caller keeps a reference; NULL: a plain operation */
+	struct timespec deadline; /* CLOCK_MONOTONIC; waits for installs know none. tv_sec 0: no deadline */
+	unsigned hold_ms;         /* 0: the thing stays reserved until txn_wait_done */
+	/* the engine's; zero in the beginning */
+	int state;
+	bool cancelled;
+	struct timespec due;
+	struct txn_queue *queue;
+	struct txn_waiter *next, **prev;         /* in the queue */
+	struct txn_waiter *txn_next, **txn_prev; /* of the transaction */
+	struct txn_waiter *due_next, *due_prev;  /* by time */
+};
+
+void txn_obstacle_arm(struct txn_waiter *self); /* self: who was told to try, or NULL */
+bool txn_obstacle_take(struct txn_obstacle *out); /* disarms; false: there was none. The caller drops what it got */
+void txn_obstacle_drop(struct txn_obstacle *c);
+/*
+ * Would a change of this name in a view, or (name NULL) of this object, meet another transaction? -EBUSY, with a
+ * conflict when armed, or 0. For a name, what it leads to counts too, for unlink, rename and link change it.
+ */
+int txn_would_conflict(struct txn_engine *eng, struct txn *view, struct txn_obj *obj, const char *name);
+
+/*
+ * Queue up. 0: wake() will be called. 1: what was in the way has gone meanwhile, try again now. -EDEADLK, -EBUSY (the
+ * deadline has passed), -EINTR (cancelled before), -ENOTCONN, -ENOSPC, -EROFS, -ENOMEM. Takes over the references in c.
+ */
+int txn_wait(struct txn_engine *eng, struct txn_waiter *w, struct txn_obstacle *c);
+/* Give up: true when it has left the queue, and wake() will not be called for this. Else the next txn_wait says -EINTR. */
+bool txn_wait_cancel(struct txn_engine *eng, struct txn_waiter *w);
+/* It has tried (or will not): the next one may. Nothing for a waiter that was not told to try. */
+void txn_wait_done(struct txn_engine *eng, struct txn_waiter *w);
+void txn_wait_deadline(struct txn_engine *eng, struct txn_waiter *w, const struct timespec *deadline);
+/* How many waiters it has; ids: for which transactions (txn_id; 0: for a plain one's turn), of the first max. */
+size_t txn_waits_for(struct txn *t, uint64_t *ids, size_t max);
+size_t txn_waiters(struct txn_engine *eng); /* queued up now, in all */
 
 /* ---- offline: the log for people ---- */
 

@@ -267,7 +267,7 @@ def test_held_descriptors_follow_commits(t):
 
 @quick
 def test_second_writer_of_contents_is_refused(t):
-    m = t.mount()
+    m = t.mount(options="lock_timeout=0")
     write(m("f"), "committed")
     write(m("free"), "x")
     n = m.named("first")
@@ -298,7 +298,7 @@ def test_second_writer_of_contents_is_refused(t):
 
 @quick
 def test_second_writer_of_attributes_is_refused(t):
-    m = t.mount()
+    m = t.mount(options="lock_timeout=0")
     write(m("f"), "x")
     os.mkdir(m("d"))
     n = m.named("first")
@@ -317,7 +317,7 @@ def test_second_writer_of_attributes_is_refused(t):
 
 @quick
 def test_second_writer_of_a_name_is_refused(t):
-    m = t.mount()
+    m = t.mount(options="lock_timeout=0")
     os.mkdir(m("d"))
     write(m("d/old"), "x")
     write(m("d/gone"), "x")
@@ -341,7 +341,7 @@ def test_second_writer_of_a_name_is_refused(t):
 
 
 def test_removed_directory_and_new_entry_exclude_each_other(t):
-    m = t.mount()
+    m = t.mount(options="lock_timeout=0")
     os.mkdir(m("d"))
     os.mkdir(m("e"))
     n, second = m.named("first"), m.named("second")
@@ -360,7 +360,7 @@ def test_removed_directory_and_new_entry_exclude_each_other(t):
 
 def test_directory_loops_from_two_transactions(t):
     """Two renames that are right each by itself must not make a loop together."""
-    m = t.mount()
+    m = t.mount(options="lock_timeout=0")
     os.makedirs(m("a/x"))
     os.makedirs(m("b/y"))
     n1, n2 = m.named("one"), m.named("two")
@@ -381,7 +381,7 @@ def test_directory_loops_from_two_transactions(t):
 
 
 def test_hard_links_are_locked_by_object(t):
-    m = t.mount()
+    m = t.mount(options="lock_timeout=0")
     write(m("f"), "x")
     os.link(m("f"), m("g"))
     n = m.named()
