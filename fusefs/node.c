@@ -236,7 +236,8 @@ struct fusefs_tx *fusefs_member_of(struct fusefs *fs, fuse_req_t req)
 
 void fusefs_scope(struct fusefs *fs, fuse_req_t req, const struct fusefs_node *n, struct fusefs_scope *out)
 {
-	*out = (struct fusefs_scope){.tx = n->tx};
+	*out = (struct fusefs_scope){.tx = n->tx, .settled = atomic_load(&fs->settled)};
+	out->disputed = atomic_load(&fs->ambient) || atomic_load(&fs->commits);
 	if (!n->tx && n->directory) {
 		out->tx = fusefs_member_of(fs, req);
 		out->member = out->owned = out->tx;
@@ -349,38 +350,62 @@ static double dir_attr_timeout(struct fusefs *fs, struct fusefs_node *n)
 	return FUSEFS_FOREVER;
 }
 
-double fusefs_attr_timeout(struct fusefs *fs, struct fusefs_node *n)
+/*
+ * The kernel declares attributes that it is told as valid before it stores them: one of its threads may believe it in
+ * between, and show the old ones. So after a flip it is told them once without being allowed to keep them; a moment later
+ * it has stored them, and may.
+ */
+#define FRESH_NS 10000000
+
+static double unless_fresh(struct fusefs_node *n, double timeout)
+{
+	int64_t told = atomic_load(&n->fresh), now;
+	struct timespec t;
+
+	if (!told)
+		return timeout;
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	now = t.tv_sec * 1000000000LL + t.tv_nsec;
+	if (told == 1)
+		atomic_compare_exchange_strong(&n->fresh, &told, now);
+	else if (now - told > FRESH_NS && atomic_compare_exchange_strong(&n->fresh, &told, 0))
+		return timeout;
+	return 0;
+}
+
+double fusefs_attr_timeout(struct fusefs *fs, struct fusefs_node *n, const struct fusefs_scope *s)
 {
 	double t;
 
 	if (n->kind != FUSEFS_OBJECT)
 		return n->directory ? FUSEFS_FOREVER : 0;
-	if (fusefs_is_settling(fs, n->obj))
+	if (fusefs_is_settling(fs, n->obj, s))
 		return 0;
 	if (!n->directory)
-		return FUSEFS_FOREVER;
+		return unless_fresh(n, FUSEFS_FOREVER);
 	if (fusefs_again_waiting(fs, n))
 		return 0;
 	if (n->tx)
-		return n->tx->named ? FUSEFS_FOREVER : 0;
+		return n->tx->named ? unless_fresh(n, FUSEFS_FOREVER) : 0;
 	pthread_mutex_lock(&fs->nodes);
 	t = dir_attr_timeout(fs, n);
 	pthread_mutex_unlock(&fs->nodes);
-	return t;
+	return unless_fresh(n, t);
 }
 
 /* A name that a transaction has changed is cached for as long as nobody can see the change. */
-static bool in_dispute(const struct fusefs *fs)
+static bool in_dispute(const struct fusefs *fs, const struct fusefs_scope *s)
 {
-	return atomic_load(&fs->ambient) || atomic_load(&fs->commits);
+	return s->disputed || atomic_load(&fs->ambient) || atomic_load(&fs->commits);
 }
 
-double fusefs_negative_timeout(struct fusefs *fs, const struct fusefs_node *p, const struct txn_look *look)
+double fusefs_negative_timeout(struct fusefs *fs, const struct fusefs_node *p, const struct fusefs_scope *s,
+                               const struct txn_look *look)
 {
 	/* In a named view a name that the transaction itself removed may come back with `rollback to`. */
 	if (p->tx)
 		return p->tx->named && !look->contested && !fusefs_is_frozen(p) ? FUSEFS_FOREVER : 0;
-	return look->contested && in_dispute(fs) ? 0 : FUSEFS_FOREVER;
+	return look->contested && in_dispute(fs, s) ? 0 : FUSEFS_FOREVER;
 }
 
 uint64_t fusefs_shown_ino(const struct fusefs_tx *tx, uint64_t ino)
@@ -417,20 +442,22 @@ int fusefs_entry(struct fusefs *fs, struct fusefs_node *p, const struct fusefs_s
 			n->marked = true;
 			n->refs++;
 		}
-		e->entry_timeout = tx->named && !(look->contested && atomic_load(&fs->commits)) ? FUSEFS_FOREVER : 0;
+		e->entry_timeout = tx->named && !(look->contested && in_dispute(fs, s)) ? FUSEFS_FOREVER : 0;
 		e->attr_timeout = tx->named || !dir ? FUSEFS_FOREVER : 0;
 	} else {
 		/* What a member has just made nobody else may find under this name. */
 		if (made && s->member)
 			n->maker = s->tx->number;
-		e->entry_timeout = (made && s->member) || (in_dispute(fs) && (look->contested || touched(look->obj))) ||
+		e->entry_timeout = (made && s->member) || (in_dispute(fs, s) && (look->contested || touched(look->obj))) ||
 		                                   (!dir && look->attr.st_nlink > 1)
 		                           ? 0
 		                           : FUSEFS_FOREVER;
 		e->attr_timeout = dir ? dir_attr_timeout(fs, n) : FUSEFS_FOREVER;
 	}
-	if ((atomic_load(&fs->commits) && fusefs_is_settling_locked(fs, look->obj)) || (dir && fusefs_again_waiting(fs, n)))
+	if (fusefs_is_settling_locked(fs, look->obj, s) || (dir && fusefs_again_waiting(fs, n)))
 		e->attr_timeout = 0;
+	else
+		e->attr_timeout = unless_fresh(n, e->attr_timeout);
 	pthread_mutex_unlock(&fs->nodes);
 	fusefs_node_place(fs, n, p, name);
 	*out = n;

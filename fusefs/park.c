@@ -11,6 +11,8 @@
  */
 #include "fusefs/park.h"
 
+#include <linux/fuse.h>
+
 _Thread_local struct fusefs_parked *fusefs_resumed;
 
 /* ---- a parked request ---- */
@@ -48,6 +50,7 @@ void fusefs_parked_put(struct fusefs_parked *p)
 	pthread_mutex_unlock(&park->lock);
 	if (!last)
 		return;
+	fusefs_unhold_written(p->fs, &p->pages);
 	txn_obstacle_drop(&p->c);
 	fusefs_tx_put(p->tx);
 	free((void *)(uintptr_t)p->raw.bytes);
@@ -136,6 +139,17 @@ double fusefs_patience(struct fusefs *fs, fuse_req_t req, struct fusefs_tx *tx, 
 	return patience;
 }
 
+/* The kernel has a WRITE's pages locked while it waits: whoever invalidates must know. */
+static bool hold_pages(struct fusefs *fs, struct fusefs_parked *p)
+{
+	const struct fuse_in_header *in = p->raw.bytes;
+	const struct fuse_write_in *arg = (const void *)(in + 1);
+
+	if (in->opcode != FUSE_WRITE || p->pages.node)
+		return true;
+	return fusefs_hold_written(fs, &p->pages, fusefs_node(fs, in->nodeid), (off_t)arg->offset, arg->size);
+}
+
 int fusefs_park_it(struct fusefs *fs, fuse_req_t req, struct fusefs_tx *tx, struct txn_obstacle *c, double patience,
                    unsigned how)
 {
@@ -165,6 +179,9 @@ int fusefs_park_it(struct fusefs *fs, fuse_req_t req, struct fusefs_tx *tx, stru
 	if (!fusefs_park_in(p)) {
 		txn_obstacle_drop(c);
 		r = -ENOTCONN;
+	} else if (!hold_pages(fs, p)) {
+		txn_obstacle_drop(c);
+		r = -EBUSY;
 	} else {
 		/* First: from txn_wait on the request may be answered at any moment. */
 		fuse_req_interrupt_func(req, on_interrupt, p);

@@ -23,6 +23,7 @@ struct fusefs_parked {
 	unsigned how;      /* FUSEFS_RERUN: when the deadline passes, too */
 	bool second;       /* its system call has come again already */
 	atomic_bool interrupted;
+	struct fusefs_written pages; /* of a WRITE */
 	/* [park->lock] */
 	struct fusefs_again *again; /* it is held back until this may come again */
 	int why;
