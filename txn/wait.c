@@ -113,22 +113,6 @@ static void bury(struct txn_queue *doomed)
 	}
 }
 
-/* ---- time ---- */
-
-static struct timespec now_plus(unsigned ms)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	t.tv_sec += ms / 1000;
-	t.tv_nsec += (long)(ms % 1000) * 1000000;
-	if (t.tv_nsec >= 1000000000) {
-		t.tv_sec++;
-		t.tv_nsec -= 1000000000;
-	}
-	return t;
-}
-
 /* ---- moving waiters; [lock] ---- */
 
 static void enqueue(struct txn_waits *ws, struct txn_queue *q, struct txn_waiter *w, bool front)
@@ -198,7 +182,7 @@ static void go_on(struct txn_waits *ws, struct txn_queue *q, struct txn_queue **
 	w->queue = q;
 	set_passing(ws, q, w, false);
 	if (w->hold_ms)
-		txn_due_add(ws, w, now_plus(w->hold_ms));
+		txn_due_add(ws, w, txn_after_ms(w->hold_ms));
 	w->wake(w, 0);
 }
 
