@@ -630,6 +630,7 @@ static int gated_setattr(struct store_obj *obj, const struct stat *attr, unsigne
 /* A snapshot that begins while a commit is half-way home, contents and no names: the install changes nothing of what it sees, times included. */
 static void a_commit_on_its_way(void **state UNUSED)
 {
+	struct txn_obj *obj = NULL;
 	struct stat x[2], d[2];
 	struct store_ops ops;
 	struct txn *s, *old, *t;
@@ -673,6 +674,11 @@ static void a_commit_on_its_way(void **state UNUSED)
 	assert_memory_equal(&d[0].st_mtim, &d[1].st_mtim, sizeof(d[0].st_mtim));
 	assert_int_equal(d[0].st_nlink, d[1].st_nlink);
 	/* Nobody has changed it since, the install does not count. */
+	assert_int_equal(kit_try_walk(&k, s, "x", &obj), 0);
+	assert_int_equal(txn_removexattr(k.eng, s, obj, "user.none"), -ENODATA);
+	txn_obj_put(obj);
+	x[1] = kit_stat(&k, s, "x");
+	assert_memory_equal(&x[0].st_ctim, &x[1].st_ctim, sizeof(x[0].st_ctim));
 	kit_write(&k, s, "x", 0, "s1");
 	kit_commit(s);
 	kit_expect(&k, NULL, "x", "s1");
