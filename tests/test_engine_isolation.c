@@ -274,6 +274,79 @@ static void write_skew(void **state UNUSED)
 	}
 }
 
+/* Prepared counts as committed: it has been verified, and who has read what it holds must wait for its end. */
+static void prepared_ones(void **state UNUSED)
+{
+	struct txn *t, *u, *s;
+	struct kit k;
+
+	tree(&k);
+	t = begin(&k, TXN_SERIALIZABLE);
+	free(kit_get(&k, t, "x"));
+	kit_put(&k, t, "e/own", "1");
+	kit_write(&k, NULL, "x", 0, "x1");
+	assert_int_equal(txn_prepare(t, "late", 0), -ECANCELED);
+	assert_int_equal(txn_state(t), TXN_ABORTED);
+	assert_non_null(strstr(txn_conflict(t), "x has other"));
+	txn_put(t);
+	/* Read what it holds: before and after it was prepared. */
+	t = begin(&k, TXN_SERIALIZABLE);
+	u = begin(&k, TXN_SERIALIZABLE);
+	free(kit_get(&k, t, "x"));
+	free(kit_get(&k, u, "y"));
+	kit_write(&k, t, "y", 0, "y1");
+	kit_write(&k, u, "x", 0, "u1");
+	assert_int_equal(txn_prepare(t, "held", 0), 0);
+	cancelled(u, "y");
+	u = begin(&k, TXN_SERIALIZABLE);
+	free(kit_get(&k, u, "y"));
+	cancelled(u, "y");
+	/* A snapshot that began before it is committed does not see it. */
+	s = begin(&k, TXN_SNAPSHOT);
+	kit_commit(t);
+	kit_expect(&k, s, "y", "y0");
+	kit_expect(&k, NULL, "y", "y1");
+	kit_commit(s);
+	nothing_kept(&k);
+	kit_free(&k);
+}
+
+static void finding(void *arg UNUSED, const char *line)
+{
+	print_message("%s\n", line);
+}
+
+/* Nothing of a snapshot survives a crash, nor is left behind. */
+static void a_crash_ends_snapshots(void **state UNUSED)
+{
+	struct txn_check check = {0};
+	struct txn *s, *t;
+	struct kit k;
+
+	tree(&k);
+	s = begin(&k, TXN_SNAPSHOT);
+	kit_put(&k, s, "e/own", "1");
+	t = begin(&k, TXN_SERIALIZABLE);
+	kit_put(&k, t, "e/other", "1");
+	kit_put(&k, NULL, "y", "longer");
+	assert_int_equal(kit_try_unlink(&k, NULL, "x", false), 0);
+	assert_int_equal(kit_try_rename(&k, NULL, "d", "e/d", 0), 0);
+	kit_expect(&k, s, "x", "x0");
+	txn_put(s);
+	txn_put(t);
+	kit_reopen(&k);
+	kit_expect(&k, NULL, "y", "longer");
+	kit_expect(&k, NULL, "e/d/f", "f0");
+	assert_false(kit_exists(&k, NULL, "x"));
+	assert_int_equal(count(&k, NULL, "e"), 1);
+	nothing_kept(&k);
+	assert_int_equal(txn_checkpoint(k.eng), 0);
+	assert_int_equal(txn_check(k.store, os_real(), k.wal, &check, finding, NULL), 0);
+	assert_int_equal(check.staged, 0);
+	assert_int_equal(check.trashed, 0);
+	kit_free(&k);
+}
+
 static void plain_work_goes_on(void **state UNUSED)
 {
 	struct txn *t, *u;
@@ -557,6 +630,7 @@ static int gated_setattr(struct store_obj *obj, const struct stat *attr, unsigne
 /* A snapshot that begins while a commit is half-way home, contents and no names: the install changes nothing of what it sees, times included. */
 static void a_commit_on_its_way(void **state UNUSED)
 {
+	struct txn_obj *obj = NULL;
 	struct stat x[2], d[2];
 	struct store_ops ops;
 	struct txn *s, *old, *t;
@@ -600,6 +674,11 @@ static void a_commit_on_its_way(void **state UNUSED)
 	assert_memory_equal(&d[0].st_mtim, &d[1].st_mtim, sizeof(d[0].st_mtim));
 	assert_int_equal(d[0].st_nlink, d[1].st_nlink);
 	/* Nobody has changed it since, the install does not count. */
+	assert_int_equal(kit_try_walk(&k, s, "x", &obj), 0);
+	assert_int_equal(txn_removexattr(k.eng, s, obj, "user.none"), -ENODATA);
+	txn_obj_put(obj);
+	x[1] = kit_stat(&k, s, "x");
+	assert_memory_equal(&x[0].st_ctim, &x[1].st_ctim, sizeof(x[0].st_ctim));
 	kit_write(&k, s, "x", 0, "s1");
 	kit_commit(s);
 	kit_expect(&k, NULL, "x", "s1");
@@ -637,6 +716,33 @@ static void many_removed_files(void **state UNUSED)
 	}
 	kit_commit(s);
 	nothing_kept(&k);
+	kit_free(&k);
+}
+
+static int unsupported_tmpfile(struct store_obj *dir UNUSED, const struct store_new *nw UNUSED, struct store_obj **out UNUSED,
+                               struct stat *attr UNUSED, struct store_file **file UNUSED)
+{
+	return -EOPNOTSUPP;
+}
+
+static void without_tmpfile(void **state UNUSED)
+{
+	struct store_ops ops;
+	struct txn *s;
+	struct kit k;
+
+	tree(&k);
+	ops = *k.store->ops;
+	ops.tmpfile = unsupported_tmpfile;
+	kit_close(&k);
+	open_with(&k, &ops, false);
+	for (int i = 0; i < 2; i++) {
+		s = begin(&k, TXN_SNAPSHOT);
+		kit_write(&k, NULL, "y", 0, i ? "y2" : "y1");
+		kit_expect(&k, s, "y", i ? "y1" : "y0");
+		kit_commit(s);
+		nothing_kept(&k);
+	}
 	kit_free(&k);
 }
 
@@ -1152,7 +1258,7 @@ static void history_with_threads(void **state UNUSED)
 
 /* ---- with threads: lists that transactions append to ---- */
 
-#define LISTS 5
+#define LISTS 9
 #define APPENDERS 4
 #define APPENDS_MAX 4000
 
@@ -1394,6 +1500,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(a_read_that_does_not_hold),
 		cmocka_unit_test(own_changes_are_no_conflict),
 		cmocka_unit_test(write_skew),
+		cmocka_unit_test(prepared_ones),
 		cmocka_unit_test(plain_work_goes_on),
 		cmocka_unit_test(levels_are_chosen_first),
 		cmocka_unit_test(a_snapshot_stays),
@@ -1401,7 +1508,9 @@ int main(int argc, char **argv)
 		cmocka_unit_test(directories_of_a_snapshot),
 		cmocka_unit_test(files_of_a_snapshot),
 		cmocka_unit_test(young_snapshots_go),
+		cmocka_unit_test(without_tmpfile),
 		cmocka_unit_test(a_snapshot_is_lost),
+		cmocka_unit_test(a_crash_ends_snapshots),
 		cmocka_unit_test(a_commit_on_its_way),
 		cmocka_unit_test(many_removed_files),
 		cmocka_unit_test(history_without_threads),

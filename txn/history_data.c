@@ -23,6 +23,32 @@ void txn_spill_close(struct txn_engine *eng)
 	hy->spill_end = hy->bytes = 0;
 }
 
+/* [history.lock] Without O_TMPFILE: by a name that is taken away at once. */
+static int spill_by_name(struct txn_engine *eng, const struct store_new *nw)
+{
+	struct store_obj *stage = eng->so->stage(eng->store);
+	struct txn_history *hy = &eng->history;
+	char name[20];
+	uint64_t oid;
+	int r, s;
+
+	pthread_mutex_lock(&eng->lock);
+	oid = eng->next_oid++;
+	pthread_mutex_unlock(&eng->lock);
+	txn_stage_name(oid, name);
+	r = eng->so->create(stage, name, nw, false, &hy->spill_obj, NULL);
+	if (r)
+		return r;
+	r = eng->so->open(hy->spill_obj, O_RDWR, true, &hy->spill);
+	s = eng->so->unlink(stage, name, false); /* what stays, recovery sweeps */
+	if (!r && s)
+		eng->so->close_file(hy->spill);
+	r = r ? r : s;
+	if (r)
+		eng->so->put(hy->spill_obj);
+	return r;
+}
+
 /* So many bytes of it for the caller; *file is open as long as a node of his stands. */
 static int spill_get(struct txn_engine *eng, uint64_t n, struct store_file **file, uint64_t *pos)
 {
@@ -34,6 +60,8 @@ static int spill_get(struct txn_engine *eng, uint64_t n, struct store_file **fil
 	pthread_mutex_lock(&hy->lock);
 	if (!hy->spill)
 		r = eng->so->tmpfile(eng->so->stage(eng->store), &nw, &hy->spill_obj, &st, &hy->spill);
+	if (r == -EOPNOTSUPP)
+		r = spill_by_name(eng, &nw);
 	if (r) {
 		hy->spill = NULL;
 	} else {

@@ -22,7 +22,8 @@
  *     eng->ns               rwlock: names and places of the whole tree; exclusive to change any, and for the flip
  *     eng->certify          mutex: serializable transactions are checked one after the other (readset.c), under ns shared
  *     obj->lock             rwlock: contents and attributes of one object; two objects: lower oid address first
- *     readset.lock, eng->history.lock   leaves
+ *     readset.lock          a leaf
+ *     eng->history.lock     snapshots, and what is kept for them
  *     eng->lock             lists, counters, error
  *     eng->tab              object table (store_obj.user, last references)
  *     eng->waits.lock       queues of waiters (wait.c): a leaf

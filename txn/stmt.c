@@ -323,9 +323,9 @@ int txn_own(struct txn *t, struct txn_obj *obj, struct txn_wsobj **out)
 	} else {
 		r = obj->eng->so->getattr(obj->home, &st);
 		if (!r) {
-			struct txn_hist *h = S_ISDIR(st.st_mode) ? txn_hist_first(t, obj) : NULL;
+			struct txn_hist *h = txn_hist_first(t, obj);
 
-			w->attr = h ? h->attr : st; /* names that came since a snapshot have changed its times */
+			w->attr = h ? h->attr : st; /* names that came since a snapshot, or an install, have changed times */
 			w->owned = true;
 			obj->ws = w;
 		}
