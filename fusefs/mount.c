@@ -69,8 +69,8 @@ static void op_init(void *userdata, struct fuse_conn_info *conn)
 	conn->want = want & conn->capable;
 	if (fs->max_read)
 		conn->max_read = fs->max_read;
-	conn->max_background = 64;
-	conn->congestion_threshold = 48;
+	conn->max_background = FUSEFS_BACKGROUND;
+	conn->congestion_threshold = FUSEFS_BACKGROUND / 4 * 3;
 	conn->time_gran = 1;
 }
 
@@ -158,6 +158,8 @@ static int open_engine(struct fusefs *fs, const struct fusefs_config *cfg, char 
 		r = fusefs_queue_start(fs, &fs->late);
 	if (!r)
 		r = fusefs_park_start(fs);
+	if (!r)
+		r = fusefs_holding_start(fs);
 	return r;
 }
 
@@ -465,6 +467,7 @@ int fusefs_free(struct fusefs *fs)
 	fusefs_queue_stop(&fs->committed);
 	fusefs_queue_stop(&fs->outlived);
 	fusefs_queue_stop(&fs->late);
+	fusefs_holding_stop(fs);
 	if (fs->eng) {
 		fusefs_nodes_free(fs);
 		r = txn_engine_close(fs->eng);

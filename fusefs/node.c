@@ -236,7 +236,8 @@ struct fusefs_tx *fusefs_member_of(struct fusefs *fs, fuse_req_t req)
 
 void fusefs_scope(struct fusefs *fs, fuse_req_t req, const struct fusefs_node *n, struct fusefs_scope *out)
 {
-	*out = (struct fusefs_scope){.tx = n->tx};
+	*out = (struct fusefs_scope){.tx = n->tx, .settled = atomic_load(&fs->settled)};
+	out->disputed = atomic_load(&fs->ambient) || atomic_load(&fs->commits);
 	if (!n->tx && n->directory) {
 		out->tx = fusefs_member_of(fs, req);
 		out->member = out->owned = out->tx;
@@ -349,13 +350,13 @@ static double dir_attr_timeout(struct fusefs *fs, struct fusefs_node *n)
 	return FUSEFS_FOREVER;
 }
 
-double fusefs_attr_timeout(struct fusefs *fs, struct fusefs_node *n)
+double fusefs_attr_timeout(struct fusefs *fs, struct fusefs_node *n, const struct fusefs_scope *s)
 {
 	double t;
 
 	if (n->kind != FUSEFS_OBJECT)
 		return n->directory ? FUSEFS_FOREVER : 0;
-	if (fusefs_is_settling(fs, n->obj))
+	if (fusefs_is_settling(fs, n->obj, s))
 		return 0;
 	if (!n->directory)
 		return FUSEFS_FOREVER;
@@ -370,17 +371,18 @@ double fusefs_attr_timeout(struct fusefs *fs, struct fusefs_node *n)
 }
 
 /* A name that a transaction has changed is cached for as long as nobody can see the change. */
-static bool in_dispute(const struct fusefs *fs)
+static bool in_dispute(const struct fusefs *fs, const struct fusefs_scope *s)
 {
-	return atomic_load(&fs->ambient) || atomic_load(&fs->commits);
+	return s->disputed || atomic_load(&fs->ambient) || atomic_load(&fs->commits);
 }
 
-double fusefs_negative_timeout(struct fusefs *fs, const struct fusefs_node *p, const struct txn_look *look)
+double fusefs_negative_timeout(struct fusefs *fs, const struct fusefs_node *p, const struct fusefs_scope *s,
+                               const struct txn_look *look)
 {
 	/* In a named view a name that the transaction itself removed may come back with `rollback to`. */
 	if (p->tx)
 		return p->tx->named && !look->contested && !fusefs_is_frozen(p) ? FUSEFS_FOREVER : 0;
-	return look->contested && in_dispute(fs) ? 0 : FUSEFS_FOREVER;
+	return look->contested && in_dispute(fs, s) ? 0 : FUSEFS_FOREVER;
 }
 
 uint64_t fusefs_shown_ino(const struct fusefs_tx *tx, uint64_t ino)
@@ -417,19 +419,19 @@ int fusefs_entry(struct fusefs *fs, struct fusefs_node *p, const struct fusefs_s
 			n->marked = true;
 			n->refs++;
 		}
-		e->entry_timeout = tx->named && !(look->contested && atomic_load(&fs->commits)) ? FUSEFS_FOREVER : 0;
+		e->entry_timeout = tx->named && !(look->contested && in_dispute(fs, s)) ? FUSEFS_FOREVER : 0;
 		e->attr_timeout = tx->named || !dir ? FUSEFS_FOREVER : 0;
 	} else {
 		/* What a member has just made nobody else may find under this name. */
 		if (made && s->member)
 			n->maker = s->tx->number;
-		e->entry_timeout = (made && s->member) || (in_dispute(fs) && (look->contested || touched(look->obj))) ||
+		e->entry_timeout = (made && s->member) || (in_dispute(fs, s) && (look->contested || touched(look->obj))) ||
 		                                   (!dir && look->attr.st_nlink > 1)
 		                           ? 0
 		                           : FUSEFS_FOREVER;
 		e->attr_timeout = dir ? dir_attr_timeout(fs, n) : FUSEFS_FOREVER;
 	}
-	if ((atomic_load(&fs->commits) && fusefs_is_settling_locked(fs, look->obj)) || (dir && fusefs_again_waiting(fs, n)))
+	if (fusefs_is_settling_locked(fs, look->obj, s) || (dir && fusefs_again_waiting(fs, n)))
 		e->attr_timeout = 0;
 	pthread_mutex_unlock(&fs->nodes);
 	fusefs_node_place(fs, n, p, name);

@@ -38,7 +38,7 @@ static void op_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi
 	if (r)
 		fuse_reply_err(req, -r);
 	else
-		fuse_reply_attr(req, &st, fusefs_attr_timeout(fs, n));
+		fuse_reply_attr(req, &st, fusefs_attr_timeout(fs, n, &s));
 }
 
 /* A change of a directory holds it in the kernel, and there is no way to have it come again. */
@@ -105,7 +105,7 @@ static void op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to
 		return;
 	}
 	reply.attr.st_ino = fusefs_shown_ino(n->tx, reply.attr.st_ino);
-	reply.timeout = fusefs_attr_timeout(fs, n);
+	reply.timeout = fusefs_attr_timeout(fs, n, &s);
 	if (fusefs_must_tell(fs, &s))
 		fusefs_tell_object(fs, &telling, n, n->obj, size ? 0 : FUSEFS_ATTRS_ONLY, 0);
 	fusefs_finish(fs, n, &telling, &reply);

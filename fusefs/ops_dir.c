@@ -96,7 +96,7 @@ static void op_releasedir(fuse_req_t req, fuse_ino_t ino UNUSED, struct fuse_fil
 
 /*
  * The name's node and attributes, for an answer that spares the kernel a LOOKUP. Node 0 says nothing of it ("." and
- * "..", control files). -ENOENT: gone meanwhile.
+ * "..", control files, and what has gone meanwhile: the listing stays as of one moment).
  */
 static int entry_plus(struct fusefs *fs, struct fusefs_node *p, const struct fusefs_scope *s, size_t i,
                       const char *name, struct fuse_entry_param *e, struct fusefs_node **n)
@@ -111,7 +111,7 @@ static int entry_plus(struct fusefs *fs, struct fusefs_node *p, const struct fus
 		return 0; /* a name was read, and nothing of what it leads to */
 	r = txn_lookup(fs->eng, s->txn, p->obj, name, &look);
 	if (r)
-		return r;
+		return r == -ENOENT || r == -ESTALE ? 0 : r;
 	r = fusefs_entry(fs, p, s, name, &look, false, e, n);
 	txn_obj_put(look.obj);
 	return r;
@@ -167,12 +167,11 @@ static void read_dir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, str
 
 		if (!n)
 			break;
-		if (n > 0)
-			used += (size_t)n;
-		else if (n != -ENOENT && n != -ESTALE)
+		if (n < 0) {
 			r = used ? 0 : (int)n;
-		if (n < 0 && n != -ENOENT && n != -ESTALE)
 			break;
+		}
+		used += (size_t)n;
 	}
 	pthread_mutex_unlock(&h->lock);
 	if (r)

@@ -34,15 +34,15 @@ void fusefs_handle_free(struct fusefs *fs, struct fusefs_handle *h)
 }
 
 /* Pages stay cached from one open to the next, and closing has nothing to flush. */
-static void open_flags(struct fusefs *fs, struct fusefs_handle *h, struct fuse_file_info *fi)
+static void open_flags(struct fusefs_handle *h, struct fuse_file_info *fi)
 {
 	fi->fh = (uint64_t)(uintptr_t)h;
-	fi->keep_cache = !fusefs_is_settling(fs, h->node->obj);
+	fi->keep_cache = 1; /* also while a commit is under way: it sees to the pages (hold.c) */
 	fi->noflush = 1;
 	/* Where the end is, the kernel may believe from before someone else's commit: appends are placed here, and must
 	 * not go into its page cache at another offset. */
 	if (fi->flags & O_APPEND)
-		fi->direct_io = 1;
+		fi->direct_io = h->direct = true;
 }
 
 /*
@@ -139,7 +139,7 @@ static void op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 		if (fusefs_must_tell(fs, &s))
 			fusefs_tell_object(fs, &telling, n, n->obj, 0, 0);
 	}
-	open_flags(fs, h, fi);
+	open_flags(h, fi);
 	reply.fi = *fi;
 	reply.handle = h;
 	fusefs_finish(fs, n, &telling, &reply);
@@ -201,7 +201,7 @@ static void op_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_
 		atomic_store(&n->written, true);
 	if (!nameless && fusefs_must_tell(fs, &s))
 		fusefs_tell_name(fs, &telling, p, name);
-	open_flags(fs, h, fi);
+	open_flags(h, fi);
 	reply.fi = *fi;
 	reply.handle = TAKE_PTR(h);
 	reply.node = n;
@@ -223,25 +223,16 @@ static void op_release(fuse_req_t req, fuse_ino_t ino UNUSED, struct fuse_file_i
 
 static void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
 {
+	struct fusefs *fs = fusefs_of(req);
 	struct fusefs_handle *h = fusefs_handle(fi);
-	CLEANUP_FREE char *buf = NULL;
-	ssize_t n;
 
 	if (!h->file) {
-		fusefs_control_read(fusefs_of(req), req, h, size, off);
+		fusefs_control_read(fs, req, h, size, off);
 		return;
 	}
-	touch(fusefs_node(fusefs_of(req), ino));
-	buf = malloc(size ? size : 1);
-	if (!buf) {
-		fuse_reply_err(req, ENOMEM);
-		return;
-	}
-	n = txn_read(h->file, buf, size, (uint64_t)off);
-	if (n < 0)
-		fuse_reply_err(req, (int)-n);
-	else
-		fuse_reply_buf(req, buf, (size_t)n);
+	touch(fusefs_node(fs, ino));
+	if (!fusefs_hold_read(fs, req, h, size, off, fi->flags))
+		fusefs_read_now(req, h, size, off);
 }
 
 /* Pages of a transaction that was rolled back, or prepared, written by the kernel before it hears of it: nobody's. */

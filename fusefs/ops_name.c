@@ -31,7 +31,7 @@ static void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 	}
 	if (r == -ENOENT) {
 		/* Node 0: there is none, and the kernel may remember that. */
-		reply.e = (struct fuse_entry_param){.entry_timeout = fusefs_negative_timeout(fs, p, &look)};
+		reply.e = (struct fuse_entry_param){.entry_timeout = fusefs_negative_timeout(fs, p, &s, &look)};
 		r = 0;
 	}
 	reply.node = n;

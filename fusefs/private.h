@@ -48,6 +48,7 @@
 
 #define FUSEFS_FOREVER 1e6 /* seconds that the kernel may keep what it need not ask for again */
 #define FUSEFS_ATTRS_ONLY ((off_t)-1)
+#define FUSEFS_BACKGROUND 256 /* requests that the kernel sends without waiting, readahead above all */
 
 enum fusefs_kind {
 	FUSEFS_OBJECT,  /* a file or directory of the tree */
@@ -99,6 +100,7 @@ struct fusefs_handle {
 	struct fusefs_node *node;       /* the kernel keeps it for us */
 	struct txn_file *file;          /* regular files */
 	uint64_t lost_to;               /* opening it has waited for this transaction (txn_id) in vain: writes don't */
+	bool direct;                    /* reads bypass the kernel's cache */
 	pthread_mutex_t lock;           /* for the rest: */
 	struct fusefs_listing *listing; /* directories: as of the last rewind */
 	struct base_buf text;           /* control files: what a read gives */
@@ -160,6 +162,21 @@ struct fusefs_queue {
 };
 
 struct fusefs_park;
+struct fusefs_hold;
+struct fusefs_barrier;
+struct fusefs_holding { /* hold.c */
+	atomic_ulong count;    /* objects whose READs are kept; changed under lock */
+	atomic_ulong given_up; /* barriers that took too long */
+	pthread_mutex_t lock;
+	pthread_cond_t changed, dog_wakes;
+	/* [lock] */
+	struct fusefs_hold *objs; /* hash by object */
+	LIST_HEAD(, fusefs_barrier) barriers;
+	unsigned held; /* READs that are kept */
+	bool stop, dog_sleeps;
+	bool started; /* constant while serving */
+	pthread_t dog;
+};
 
 struct fusefs_watchdog {
 	pid_t pid; /* -1: there is none */
@@ -195,6 +212,8 @@ struct fusefs {
 	struct fusefs_node *root, *control_dir; /* constant */
 	struct fusefs_settling *settling;       /* [nodes] settle.c */
 	atomic_uint commits;                    /* under way: between ending and ended */
+	atomic_ulong settled;                   /* how often objects ceased to be settling; changed under nodes */
+	struct fusefs_holding holding;
 	atomic_uint ambient;                    /* ambient transactions open; changed under nodes */
 	atomic_ulong own_nodes; /* nodes of transactions, ended ones included: 0 means that nobody needs telling */
 	_Atomic uint64_t generation;
@@ -236,6 +255,9 @@ struct fusefs_scope {
 	struct txn *txn;      /* for the engine */
 	bool member;          /* the caller belongs to an ambient transaction and came by a shared directory */
 	bool owned;           /* tx is a reference of ours */
+	/* As it was before anything was looked up, for how long the kernel may keep the answer (settle.c): */
+	bool disputed;         /* an ambient transaction was open, or a commit under way */
+	unsigned long settled; /* fs->settled */
 };
 #define FUSEFS_SCOPE __attribute__((cleanup(fusefs_scope_end))) struct fusefs_scope
 
@@ -291,8 +313,9 @@ bool fusefs_node_made_by(struct fusefs *fs, struct txn_obj *obj, struct fusefs_t
  */
 int fusefs_entry(struct fusefs *fs, struct fusefs_node *p, const struct fusefs_scope *s, const char *name,
                  const struct txn_look *look, bool made, struct fuse_entry_param *e, struct fusefs_node **out);
-double fusefs_negative_timeout(struct fusefs *fs, const struct fusefs_node *p, const struct txn_look *look);
-double fusefs_attr_timeout(struct fusefs *fs, struct fusefs_node *n);
+double fusefs_negative_timeout(struct fusefs *fs, const struct fusefs_node *p, const struct fusefs_scope *s,
+                               const struct txn_look *look);
+double fusefs_attr_timeout(struct fusefs *fs, struct fusefs_node *n, const struct fusefs_scope *s);
 /* What st_ino and d_ino show: a named view's files must not pass for the committed ones in diff, cp and tar. */
 uint64_t fusefs_shown_ino(const struct fusefs_tx *tx, uint64_t ino);
 
@@ -339,8 +362,24 @@ int fusefs_view_remove(struct fusefs *fs, struct fusefs_tx *tx, const struct fus
 
 void fusefs_settle_locked(struct fusefs *fs, struct txn_obj *obj);
 void fusefs_settled_locked(struct fusefs *fs, struct txn_obj *obj);
-bool fusefs_is_settling_locked(struct fusefs *fs, struct txn_obj *obj);
-bool fusefs_is_settling(struct fusefs *fs, struct txn_obj *obj);
+/* May what was found out of obj since the scope began be of before a flip? Then the kernel must not keep it. */
+bool fusefs_is_settling_locked(struct fusefs *fs, struct txn_obj *obj, const struct fusefs_scope *s);
+bool fusefs_is_settling(struct fusefs *fs, struct txn_obj *obj, const struct fusefs_scope *s);
+
+/* ---- hold.c: contents that change for everybody at one moment ---- */
+
+/* For the objects that are added to it; tx: whose own nodes are left alone. NULL: no memory. */
+struct fusefs_barrier *fusefs_barrier_new(const struct fusefs_tx *tx);
+int fusefs_barrier_add(struct fusefs_barrier *b, struct txn_obj *obj);
+/* Before the flip: when it returns the kernel has no page of the old version, and gets none before the barrier is lowered. */
+void fusefs_barrier_raise(struct fusefs *fs, struct fusefs_barrier *b);
+/* After it, raised or not; frees. False: pages may be old all the same, and are to be invalidated now. */
+bool fusefs_barrier_lower(struct fusefs *fs, struct fusefs_barrier *b);
+/* A READ: true when it is kept, and will be answered. */
+bool fusefs_hold_read(struct fusefs *fs, fuse_req_t req, struct fusefs_handle *h, size_t size, off_t off, int flags);
+void fusefs_read_now(fuse_req_t req, struct fusefs_handle *h, size_t size, off_t off);
+int fusefs_holding_start(struct fusefs *fs);
+void fusefs_holding_stop(struct fusefs *fs);
 
 /* ---- init_patch.c ---- */
 

@@ -339,13 +339,26 @@ out_free:
 
 /* ---- end ---- */
 
+struct flip {
+	const struct fusefs_tx_hooks *hooks;
+	struct fusefs_tx *tx;
+	void *remembered;
+};
+
+static void before_flip(void *arg)
+{
+	const struct flip *f = arg;
+
+	f->hooks->flipping(f->hooks->arg, f->tx, f->remembered);
+}
+
 /* gid: prepare it; for its view that is a rollback. */
 static int end(struct fusefs_tx *tx, bool commit, const char *gid, enum fusefs_end *how)
 {
 	struct fusefs_tx_private *priv = tx->priv;
 	struct fusefs_registry *reg = priv->reg;
 	struct fusefs_tx_hooks *hooks = &priv->hooks;
-	void *remembered;
+	struct flip flip = {.hooks = hooks, .tx = tx};
 	int rc;
 
 	*how = FUSEFS_UNCHANGED;
@@ -353,8 +366,11 @@ static int end(struct fusefs_tx *tx, bool commit, const char *gid, enum fusefs_e
 		return -ENOTCONN;
 	if (commit || gid)
 		hooks->quiesce(hooks->arg, tx);
-	remembered = hooks->ending(hooks->arg, tx);
-	rc = gid ? txn_prepare(tx->txn, gid, tx->uid) : commit ? txn_commit(tx->txn) : txn_rollback(tx->txn);
+	flip.remembered = hooks->ending(hooks->arg, tx);
+	if (gid)
+		rc = txn_prepare(tx->txn, gid, tx->uid);
+	else
+		rc = commit ? txn_commit_with(tx->txn, before_flip, &flip) : txn_rollback(tx->txn);
 	if (rc == 0)
 		*how = commit ? FUSEFS_COMMITTED : FUSEFS_ROLLED_BACK;
 	else if (txn_state(tx->txn) != TXN_ACTIVE)
@@ -368,7 +384,7 @@ static int end(struct fusefs_tx *tx, bool commit, const char *gid, enum fusefs_e
 		take_out(reg, priv);
 		pthread_mutex_unlock(&reg->lock);
 	}
-	hooks->ended(hooks->arg, tx, *how, remembered);
+	hooks->ended(hooks->arg, tx, *how, flip.remembered);
 	if (*how != FUSEFS_UNCHANGED)
 		fusefs_tx_put(tx); /* the list's; the caller has one of his own */
 	return rc;
@@ -393,7 +409,7 @@ int tx_resolve(struct fusefs_registry *reg, struct txn *txn, bool commit)
 	struct fusefs_tx *tx = tx_new(reg, &(struct tx_spec){.named = true});
 	struct fusefs_tx_hooks *hooks = &reg->hooks;
 	enum fusefs_end how = FUSEFS_UNCHANGED;
-	void *remembered;
+	struct flip flip = {.hooks = hooks, .tx = tx};
 	int rc;
 
 	if (!tx)
@@ -409,11 +425,11 @@ int tx_resolve(struct fusefs_registry *reg, struct txn *txn, bool commit)
 		tx_free(tx);
 		return rc;
 	}
-	remembered = hooks->ending(hooks->arg, tx);
-	rc = commit ? txn_commit(txn) : txn_rollback(txn);
+	flip.remembered = hooks->ending(hooks->arg, tx);
+	rc = commit ? txn_commit_with(txn, before_flip, &flip) : txn_rollback(txn);
 	if (rc == 0)
 		how = commit ? FUSEFS_COMMITTED : FUSEFS_ROLLED_BACK;
-	hooks->ended(hooks->arg, tx, how, remembered);
+	hooks->ended(hooks->arg, tx, how, flip.remembered);
 	fusefs_tx_put(tx);
 	return rc == -EINVAL ? -ENOENT : rc; /* someone was faster */
 }

@@ -11,9 +11,10 @@
  * of mappings (hooks->quiesce): call them from threads that the serving of other requests can do without.
  *
  * At commit and rollback of the whole, membership and name end when the engine has returned and before hooks->ended is
- * called: from then on fusefs_tx_of and fusefs_tx_find do not find it. Commit calls quiesce, ending, txn_commit, ended;
- * rollback calls ending, txn_rollback, ended; prepare calls quiesce, ending, txn_prepare and ended as for a rollback: the
- * transaction goes on without this registry's help. Its outcome calls begun, ending, txn_commit or txn_rollback, ended and gone
+ * called: from then on fusefs_tx_of and fusefs_tx_find do not find it. Commit calls quiesce, ending, txn_commit_with
+ * (which calls flipping), ended; rollback calls ending, txn_rollback, ended; prepare calls quiesce, ending, txn_prepare and
+ * ended as for a rollback: the transaction goes on without this registry's help. Its outcome calls begun, ending,
+ * txn_commit_with (flipping) or txn_rollback, ended and gone
  * for a fusefs_tx that nobody finds. Of two that end the same transaction one does; the other one gets
  * -ENOTCONN and calls no hook.
  */
@@ -57,6 +58,11 @@ struct fusefs_tx_hooks {
 	void (*quiesce)(void *arg, struct fusefs_tx *tx);
 	/* Just before commit or rollback (whole): remember what it changed. The result goes to ended. */
 	void *(*ending)(void *arg, struct fusefs_tx *tx);
+	/*
+	 * A commit is durable, and visible when this returns. Operations inside the transaction wait meanwhile, so it must
+	 * not wait for any. Not called when the commit fails, or has nothing to make visible.
+	 */
+	void (*flipping)(void *arg, struct fusefs_tx *tx, void *remembered);
 	/* After it, also when it failed: make the kernel's caches agree with the new committed state. Called without
 	 * engine locks. */
 	void (*ended)(void *arg, struct fusefs_tx *tx, enum fusefs_end how, void *remembered);

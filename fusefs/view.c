@@ -104,6 +104,8 @@ struct change {
 struct changes {
 	struct change *v;
 	size_t n, cap;
+	bool settling;                  /* flipping was called */
+	struct fusefs_barrier *barrier; /* and raised this */
 };
 
 static struct txn_obj *ref(struct txn_obj *obj)
@@ -190,10 +192,10 @@ static bool made_here(const struct fusefs_tx *tx, struct txn_obj *obj)
 }
 
 /*
- * [fs->nodes] The name is going to change, or has changed, for everyone but tx. It is dropped before the flip: from then to
- * the flip it is not kept (settle.c), and what is looked up after the flip is right.
+ * [fs->nodes] The name is going to change for everyone but tx. It is dropped before the commit begins: from then to the
+ * flip it is not kept, because it is contested (node.c), and what is looked up after the flip is right.
  */
-static void committed_name(struct fusefs_notices *list, const struct fusefs_tx *tx, const struct change *c, bool before)
+static void drop_name(struct fusefs_notices *list, const struct fusefs_tx *tx, const struct change *c)
 {
 	bool live = c->before == c->after || made_here(tx, c->after);
 
@@ -201,54 +203,80 @@ static void committed_name(struct fusefs_notices *list, const struct fusefs_tx *
 		if (m->tx == tx || fusefs_is_frozen(m))
 			continue;
 		/* Never detach a live directory: working directories and mounts below it would go with it. */
-		if (before && (m->tx ? c->before != c->after : !live))
+		if (m->tx ? c->before != c->after : !live)
 			fusefs_notice_entry_locked(list, m, c->name);
-		fusefs_notice_inode_locked(list, m, FUSEFS_ATTRS_ONLY, 0);
 	}
+}
+
+/* [fs->nodes] And so are, or did, the attributes of the directory and of what loses or gets the name. */
+static void tell_name_attrs(struct fusefs_notices *list, const struct fusefs_tx *tx, const struct change *c)
+{
+	tell_others(list, tx, c->dir, false);
 	if (c->before != c->after) {
 		tell_others(list, tx, c->before, false);
 		tell_others(list, tx, c->after, false);
 	}
 }
 
-/* Until the caches have heard of the flip, the kernel keeps nothing of what it changes. */
-static void settle(struct fusefs *fs, const struct fusefs_tx *tx, struct changes *c)
-{
-	struct fusefs_notices list = {0};
-
-	atomic_fetch_add(&fs->commits, 1);
-	pthread_mutex_lock(&fs->nodes);
-	for (size_t i = 0; i < c->n; i++)
-		fusefs_settle_locked(fs, c->v[i].dir ? c->v[i].dir : c->v[i].obj);
-	for (size_t i = 0; i < c->n; i++) {
-		if (c->v[i].dir)
-			committed_name(&list, tx, &c->v[i], true);
-		else
-			tell_others(&list, tx, c->v[i].obj, false);
-	}
-	pthread_mutex_unlock(&fs->nodes);
-	fusefs_notices_send(fs, &list);
-}
-
-static void settled(struct fusefs *fs, struct changes *c)
-{
-	pthread_mutex_lock(&fs->nodes);
-	for (size_t i = 0; i < c->n; i++)
-		fusefs_settled_locked(fs, c->v[i].dir ? c->v[i].dir : c->v[i].obj);
-	pthread_mutex_unlock(&fs->nodes);
-	atomic_fetch_sub(&fs->commits, 1);
-}
-
 static void *ending(void *arg, struct fusefs_tx *tx)
 {
 	struct fusefs *fs = arg;
 	struct changes *c = calloc(1, sizeof(*c));
+	struct fusefs_notices list = {0};
 
 	if (!c || txn_each_change(tx->txn, remember, c))
 		base_log(LOG_ERR, "out of memory: cached names or files may stay stale until they are evicted");
-	if (c)
-		settle(fs, tx, c);
+	if (!c)
+		return NULL;
+	atomic_fetch_add(&fs->commits, 1);
+	pthread_mutex_lock(&fs->nodes);
+	for (size_t i = 0; i < c->n; i++)
+		if (c->v[i].dir)
+			drop_name(&list, tx, &c->v[i]);
+	pthread_mutex_unlock(&fs->nodes);
+	fusefs_notices_send(fs, &list);
 	return c;
+}
+
+/*
+ * All that can wait is done. The kernel forgets the attributes, then the contents, and is given no old ones to keep any more.
+ * Only attributes and contents, of other nodes than the transaction's own: neither waits for an operation inside it.
+ */
+static void flipping(void *arg, struct fusefs_tx *tx, void *remembered)
+{
+	struct fusefs *fs = arg;
+	struct changes *c = remembered;
+	struct fusefs_notices list = {0};
+
+	if (!c)
+		return;
+	c->barrier = fusefs_barrier_new(tx);
+	c->settling = true;
+	pthread_mutex_lock(&fs->nodes);
+	for (size_t i = 0; i < c->n; i++)
+		fusefs_settle_locked(fs, c->v[i].dir ? c->v[i].dir : c->v[i].obj);
+	for (size_t i = 0; i < c->n; i++) {
+		struct change *ch = &c->v[i];
+
+		if (ch->dir)
+			tell_name_attrs(&list, tx, ch);
+		else if (!ch->data || !c->barrier || fusefs_barrier_add(c->barrier, ch->obj))
+			tell_others(&list, tx, ch->obj, false);
+	}
+	pthread_mutex_unlock(&fs->nodes);
+	fusefs_notices_send(fs, &list);
+	if (c->barrier)
+		fusefs_barrier_raise(fs, c->barrier);
+}
+
+/* Everything is answered, and kept, as it is now. */
+static void settled(struct fusefs *fs, struct changes *c)
+{
+	pthread_mutex_lock(&fs->nodes);
+	for (size_t i = 0; c->settling && i < c->n; i++)
+		fusefs_settled_locked(fs, c->v[i].dir ? c->v[i].dir : c->v[i].obj);
+	pthread_mutex_unlock(&fs->nodes);
+	atomic_fetch_sub(&fs->commits, 1);
 }
 
 /* [fs->nodes] Only shared directories have shown names of it, to members. */
@@ -272,7 +300,10 @@ static void ended(void *arg, struct fusefs_tx *tx, enum fusefs_end how, void *re
 	struct changes *c = remembered;
 	struct fusefs_notices list = {0};
 	struct fusefs_node *n;
+	bool late = true;
 
+	if (c && c->barrier)
+		late = !fusefs_barrier_lower(fs, c->barrier);
 	if (how == FUSEFS_UNCHANGED) {
 		if (c)
 			settled(fs, c);
@@ -284,9 +315,9 @@ static void ended(void *arg, struct fusefs_tx *tx, enum fusefs_end how, void *re
 		struct change *ch = &c->v[i];
 
 		if (how == FUSEFS_COMMITTED && ch->dir)
-			committed_name(&list, tx, ch, false);
+			tell_name_attrs(&list, tx, ch);
 		else if (how == FUSEFS_COMMITTED)
-			tell_others(&list, tx, ch->obj, ch->data);
+			tell_others(&list, tx, ch->obj, ch->data && late);
 		else if (ch->dir && !tx->named)
 			rolled_back_name(&list, ch);
 	}
@@ -440,6 +471,7 @@ void fusefs_view_hooks(struct fusefs *fs, struct fusefs_tx_hooks *hooks)
 		.begun = begun,
 		.quiesce = quiesce,
 		.ending = ending,
+		.flipping = flipping,
 		.ended = ended,
 		.rolled_back_to = rolled_back_to,
 		.isolated = isolated,

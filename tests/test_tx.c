@@ -171,7 +171,7 @@ void txn_info(struct txn *t, struct txn_info *info)
 
 static void trace(const char *what);
 
-int txn_commit(struct txn *t)
+int txn_commit_with(struct txn *t, void (*before_flip)(void *arg), void *arg)
 {
 	struct txn_engine *eng = t->eng;
 
@@ -184,10 +184,12 @@ int txn_commit(struct txn *t)
 	eng->holding--;
 	pthread_mutex_unlock(&eng->lock);
 	assert_true(txn_is_open(t));
-	if (eng->commit_rc == 0)
+	if (eng->commit_rc == 0) {
+		before_flip(arg);
 		t->state = TXN_COMMITTED;
-	else if (eng->commit_aborts)
+	} else if (eng->commit_aborts) {
 		t->state = TXN_ABORTED;
+	}
 	return eng->commit_rc;
 }
 
@@ -356,6 +358,13 @@ static void *hook_ending(void *arg UNUSED, struct fusefs_tx *tx)
 	return tx;
 }
 
+static void hook_flipping(void *arg UNUSED, struct fusefs_tx *tx, void *remembered)
+{
+	assert_ptr_equal(remembered, tx);
+	assert_true(txn_is_open(tx->txn));
+	trace("flipping");
+}
+
 static void hook_ended(void *arg UNUSED, struct fusefs_tx *tx, enum fusefs_end how, void *remembered)
 {
 	assert_ptr_equal(remembered, tx);
@@ -391,6 +400,7 @@ static const struct fusefs_tx_hooks hooks = {
 	.begun = hook_begun,
 	.quiesce = hook_quiesce,
 	.ending = hook_ending,
+	.flipping = hook_flipping,
 	.ended = hook_ended,
 	.rolled_back_to = hook_rolled_back_to,
 	.isolated = hook_isolated,
@@ -723,7 +733,7 @@ static void begin_and_commit(void **state UNUSED)
 	assert_int_equal(run(b.pid, "commit"), -ENOTCONN);
 	assert_int_equal(run(a.pid, "COMMIT"), 0);
 	assert_says("ok: committed transaction 1 \"first\" (7 operations)");
-	assert_string_equal(seen.trace, "begun quiesce ending commit committed");
+	assert_string_equal(seen.trace, "begun quiesce ending commit flipping committed");
 	assert_int_equal(member(a.pid), 0);
 	assert_int_equal(fusefs_ambient_open(reg), 0);
 	/* The reference outlives it; its own ctl says so. */

@@ -131,10 +131,11 @@ static int log_checkpoint(struct txn_engine *eng, struct txn_rec *rec)
 
 /*
  * Where the log is clean: what committed below is home. The gate, shut for this moment only, keeps commits from being
- * between their record and the list of installs; the installs that go on meanwhile just are not below (I10).
+ * between their record and the lists; the installs that go on meanwhile just are not below (I10).
  */
 static void clean_point(struct txn_engine *eng, struct txn_rec_checkpoint *c)
 {
+	const struct txn_list *committed[] = {&eng->flipping, &eng->installs};
 	size_t kept = 0;
 	struct txn *t;
 
@@ -142,10 +143,11 @@ static void clean_point(struct txn_engine *eng, struct txn_rec_checkpoint *c)
 	pthread_mutex_lock(&eng->lock);
 	c->clean = wal_end(eng->wal);
 	c->scan = c->clean;
-	TAILQ_FOREACH (t, &eng->installs, install) {
-		c->clean = base_min_u64(c->clean, t->commit_lsn);
-		c->scan = base_min_u64(c->scan, atomic_load(&t->first)); /* before its commit */
-	}
+	for (size_t i = 0; i < ARRAY_LEN(committed); i++)
+		TAILQ_FOREACH (t, committed[i], install) {
+			c->clean = base_min_u64(c->clean, t->commit_lsn);
+			c->scan = base_min_u64(c->scan, atomic_load(&t->first)); /* before its commit */
+		}
 	/* What ended, but committed behind one that has not, is redone with it, for what came between them in the log is. */
 	for (size_t i = 0; i < eng->ended.n; i += 2) {
 		if (eng->ended.v[i] < c->clean)

@@ -336,6 +336,9 @@ static void flip(struct txn *t)
 	txn_isolation_flipped(t);
 	pthread_mutex_lock(&eng->lock);
 	TAILQ_REMOVE(&eng->open, t, link);
+	if (t->flipping)
+		TAILQ_REMOVE(&eng->flipping, t, install);
+	t->flipping = false;
 	if (t->implicit) {
 		TAILQ_INSERT_TAIL(&eng->implicits, t, install);
 	} else {
@@ -376,7 +379,21 @@ static void cancel(struct txn *t, int r)
 	txn_discard(t);
 }
 
+/* COMMIT is in the log, the flip is to come: a checkpoint reckons with it from here on. [txn->lock, commit_gate] */
+static void await_flip(struct txn *t)
+{
+	pthread_mutex_lock(&t->eng->lock);
+	TAILQ_INSERT_TAIL(&t->eng->flipping, t, install);
+	t->flipping = true;
+	pthread_mutex_unlock(&t->eng->lock);
+}
+
 int txn_commit(struct txn *t)
+{
+	return txn_commit_with(t, NULL, NULL);
+}
+
+int txn_commit_with(struct txn *t, void (*before_flip)(void *arg), void *arg)
 {
 	struct txn_engine *eng = t->eng;
 	bool inline_install = eng->cfg.no_threads, prepared;
@@ -421,12 +438,16 @@ int txn_commit(struct txn *t)
 			r = -EIO;
 		} else {
 			/* ---- commit point: COMMIT is durable (I2) ---- */
-			flip(t);
+			await_flip(t);
 		}
 	}
 	pthread_rwlock_unlock(&eng->commit_gate);
-	if (!r)
+	if (!r && before_flip)
+		before_flip(arg); /* without the gate: who waits for it may hold what this waits for */
+	if (!r) {
+		flip(t);
 		txn_isolation_end(t);
+	}
 out:
 	pthread_mutex_unlock(&t->lock);
 	if (!r && inline_install && txn_state(t) == TXN_COMMITTED) {

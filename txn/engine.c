@@ -113,6 +113,7 @@ static int engine_locks(struct txn_engine *eng)
 	TAILQ_INIT(&eng->open);
 	TAILQ_INIT(&eng->installs);
 	TAILQ_INIT(&eng->implicits);
+	TAILQ_INIT(&eng->flipping);
 	TAILQ_INIT(&eng->marked);
 	TAILQ_INIT(&eng->marked_names);
 	eng->ended_pin = UINT64_MAX;

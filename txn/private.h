@@ -15,7 +15,7 @@
  * Lock order (take downwards)
  *
  *     txn->lock             one statement at a time per transaction
- *     eng->commit_gate      rwlock: shared from COMMIT's append to the flip (implicit ones: to the end of the install);
+ *     eng->commit_gate      rwlock: shared from COMMIT's append to its force (implicit ones: to the end of the install);
  *                           exclusive for a moment when a checkpoint begins
  *     eng->strict_gate      rwlock: shared around each plain change at home; exclusive for a moment when a transaction that
  *                           is serializable or a snapshot begins
@@ -263,7 +263,8 @@ struct txn {
 	unsigned wait_stamp;       /* seen by the search for a circle */
 	struct txn *wait_next;
 	TAILQ_ENTRY(txn) link;    /* [eng->lock] in eng->open */
-	TAILQ_ENTRY(txn) install; /* [eng->lock] in eng->installs, or eng->implicits */
+	TAILQ_ENTRY(txn) install; /* [eng->lock] in eng->installs, or eng->implicits, or eng->flipping: */
+	bool flipping;            /* [eng->lock] durable, not visible yet */
 };
 TAILQ_HEAD(txn_list, txn);
 
@@ -287,6 +288,7 @@ struct txn_engine {
 	pthread_cond_t work;      /* for the installer */
 	pthread_cond_t timer;     /* for the checkpointer */
 	struct txn_list open;
+	struct txn_list flipping; /* COMMIT is durable, their before_flip runs; in `open` as well */
 	struct txn_list installs; /* committed, in order; the head is being installed */
 	struct txn_list implicits; /* the same of implicit ones, by whoever made them */
 	/*

@@ -127,6 +127,12 @@ void txn_put(struct txn *t); /* does not end it */
  * txn_conflict tells which file it was. -EIO with the engine in its error state: whether it is durable is decided by the next recovery.
  */
 int txn_commit(struct txn *t);
+/*
+ * The same; before_flip is called when the transaction is durable and nobody sees it yet, right before everybody does: all
+ * that can fail has succeeded. Not called when the commit fails, or when there is nothing to make visible. Of the engine's
+ * locks the transaction's own is held: other operations inside this transaction wait, all others go on.
+ */
+int txn_commit_with(struct txn *t, void (*before_flip)(void *arg), void *arg);
 int txn_rollback(struct txn *t);
 int txn_savepoint(struct txn *t, const char *name);
 int txn_rollback_to(struct txn *t, const char *name); /* -ENOENT: no such savepoint, nothing changed */

@@ -1,0 +1,437 @@
+/*
+ * hold.c - the moment of a commit, for contents that the kernel caches: they go from the old version to the new one for
+ * everybody at once.
+ *
+ *     fusefs_barrier_raise   READs of what the commit changes are kept from here on; then its pages are invalidated
+ *     (the flip)
+ *     fusefs_barrier_lower   the READs that were kept are answered, with the new version
+ *
+ * So at the flip there is no page with old contents, and none on its way: a page that the kernel has belongs to a READ
+ * that is kept, and is empty. What was read before the flip is old, what is read after it is new.
+ *
+ * The kernel's invalidation waits, not to be interrupted, for every page in its range whose READ is unanswered. Hence:
+ *   - It is sent for the pages between those of the READs that are kept.
+ *   - A READ that was under way when the barrier was raised is answered by its worker, and the invalidation, which finds its
+ *     pages, waits for just that.
+ *   - A READ that comes for pages which are being invalidated may be the one that this waits for, or may have come behind
+ *     it. Its worker waits a moment: if the invalidation ends, the pages are this READ's, and it is kept. Else it is
+ *     answered with the old version, and the node is invalidated once more.
+ * Nothing depends on the kernel behaving like this but the time it takes: a barrier that is not done after a second
+ * lets all its READs go (the dog); then the commit is a moment's worth of mixed caches, which is counted and logged.
+ */
+#include "base/map.h"
+#include "fusefs/private.h"
+
+#include <fcntl.h>
+#include <stdlib.h>
+#include <time.h>
+#include <unistd.h>
+
+#define END ((off_t)INT64_MAX)  /* of every file */
+#define SECOND 1000000000LL
+#define LIMIT SECOND            /* that a barrier may take ... */
+#define LIMIT_NODE 20000        /* ... and so much more for each node */
+#define WAIT 1000000            /* that a READ waits for an invalidation of its pages to end */
+#define PAUSE 50000             /* between two passes over a node, at first */
+#define HELD_MAX 128            /* kept at a time; the kernel has no more than FUSEFS_BACKGROUND readaheads under way */
+
+struct held {
+	TAILQ_ENTRY(held) link;
+	fuse_req_t req;
+	struct fusefs_handle *h; /* the kernel releases it after the answer */
+	size_t size;
+	off_t off;
+};
+TAILQ_HEAD(held_list, held);
+
+/* One object of a barrier. [holding.lock], but for what is constant */
+struct fusefs_hold {
+	UT_hash_handle hh;   /* in holding.objs by obj */
+	struct txn_obj *obj; /* constant; reference */
+	struct fusefs_barrier *barrier;
+	struct fusefs_hold *next; /* constant: of the same barrier */
+	struct held_list held;
+	const struct fusefs_node *running; /* whose pages from .. to are being invalidated, or NULL */
+	off_t from, to;
+	bool dirty; /* an old page may have come behind the invalidation */
+};
+
+struct fusefs_barrier {
+	LIST_ENTRY(fusefs_barrier) link; /* [holding.lock] */
+	const struct fusefs_tx *tx;      /* whose own nodes show the new version already */
+	struct fusefs_hold *holds;       /* constant once raised */
+	int64_t until;                   /* [holding.lock] */
+	bool over;                       /* [holding.lock] nothing is kept any more */
+	bool late;                       /* [holding.lock] pages must be invalidated after the flip */
+};
+
+static int64_t now(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return t.tv_sec * SECOND + t.tv_nsec;
+}
+
+/* ---- READs ---- */
+
+void fusefs_read_now(fuse_req_t req, struct fusefs_handle *h, size_t size, off_t off)
+{
+	CLEANUP_FREE char *buf = malloc(size ? size : 1);
+	ssize_t n;
+
+	if (!buf) {
+		fuse_reply_err(req, ENOMEM);
+		return;
+	}
+	n = txn_read(h->file, buf, size, (uint64_t)off);
+	if (n < 0)
+		fuse_reply_err(req, (int)-n);
+	else
+		fuse_reply_buf(req, buf, (size_t)n);
+}
+
+static void let_go(struct held_list *list)
+{
+	struct held *r;
+
+	while ((r = TAILQ_FIRST(list))) {
+		TAILQ_REMOVE(list, r, link);
+		fusefs_read_now(r->req, r->h, r->size, r->off);
+		free(r);
+	}
+}
+
+/* [holding.lock] What the barrier keeps, into a list. */
+static void take_held(struct fusefs *fs, struct fusefs_barrier *b, struct held_list *out)
+{
+	struct held *r;
+
+	b->over = true;
+	for (struct fusefs_hold *o = b->holds; o; o = o->next) {
+		TAILQ_FOREACH (r, &o->held, link)
+			fs->holding.held--;
+		TAILQ_CONCAT(out, &o->held, link);
+	}
+	pthread_cond_broadcast(&fs->holding.changed);
+}
+
+/* [holding.lock] The object's barrier, as far as it concerns this node. */
+static struct fusefs_hold *find(struct fusefs *fs, const struct fusefs_node *n)
+{
+	struct fusefs_hold *o;
+
+	HASH_FIND_PTR(fs->holding.objs, &n->obj, o);
+	return o && !o->barrier->over && o->barrier->tx != n->tx && !fusefs_is_frozen(n) ? o : NULL;
+}
+
+static off_t page_floor(off_t at)
+{
+	return at & ~(off_t)(sysconf(_SC_PAGESIZE) - 1);
+}
+
+static off_t page_ceil(off_t at)
+{
+	return page_floor(at + sysconf(_SC_PAGESIZE) - 1);
+}
+
+/* [holding.lock] Wait until the pages are not being invalidated. NULL: there is nothing to keep the READ for. */
+static struct fusefs_hold *await_pass(struct fusefs *fs, const struct fusefs_node *n, off_t from, off_t to)
+{
+	int64_t until = 0;
+	struct fusefs_hold *o;
+	struct timespec ts;
+
+	while ((o = find(fs, n)) && o->running == n && from < o->to && to > o->from) {
+		if (!until) {
+			until = now() + WAIT;
+			ts = (struct timespec){until / SECOND, until % SECOND};
+		} else if (now() >= until) {
+			o->dirty = true;
+			return NULL;
+		}
+		pthread_cond_timedwait(&fs->holding.changed, &fs->holding.lock, &ts);
+	}
+	return o;
+}
+
+bool fusefs_hold_read(struct fusefs *fs, fuse_req_t req, struct fusefs_handle *h, size_t size, off_t off, int flags)
+{
+	struct fusefs_hold *o;
+	struct held *r = NULL;
+
+	/* Ordered against the barrier: it counts first, then invalidates; the page was there before we look. */
+	if (!atomic_load(&fs->holding.count))
+		return false;
+	pthread_mutex_lock(&fs->holding.lock);
+	if (h->direct || flags & O_DIRECT) {
+		/* It has no pages, and comes back before the flip; unless it belongs to a private mapping. */
+		o = find(fs, h->node);
+		if (o)
+			o->barrier->late = true;
+	} else if ((o = await_pass(fs, h->node, page_floor(off), page_ceil(off + (off_t)size)))) {
+		r = fs->holding.held < HELD_MAX ? malloc(sizeof(*r)) : NULL;
+		if (r) {
+			*r = (struct held){.req = req, .h = h, .size = size, .off = off};
+			TAILQ_INSERT_TAIL(&o->held, r, link);
+			fs->holding.held++;
+		} else {
+			o->dirty = o->barrier->late = true;
+		}
+	}
+	pthread_mutex_unlock(&fs->holding.lock);
+	return r;
+}
+
+/* ---- barriers ---- */
+
+struct fusefs_barrier *fusefs_barrier_new(const struct fusefs_tx *tx)
+{
+	struct fusefs_barrier *b = calloc(1, sizeof(*b));
+
+	if (b) {
+		b->tx = tx;
+		b->late = true; /* until it is raised */
+	}
+	return b;
+}
+
+int fusefs_barrier_add(struct fusefs_barrier *b, struct txn_obj *obj)
+{
+	struct fusefs_hold *o = calloc(1, sizeof(*o));
+
+	if (!o)
+		return -ENOMEM;
+	o->obj = txn_obj_get(obj);
+	o->barrier = b;
+	TAILQ_INIT(&o->held);
+	o->next = b->holds;
+	b->holds = o;
+	return 0;
+}
+
+/* The nodes of its objects that show the old version, with references. */
+static void collect(struct fusefs *fs, const struct fusefs_barrier *b, struct fusefs_notices *list)
+{
+	pthread_mutex_lock(&fs->nodes);
+	for (struct fusefs_hold *o = b->holds; o; o = o->next)
+		for (struct fusefs_node *m = *txn_obj_user(o->obj); m; m = m->peer)
+			if (m->tx != b->tx && !fusefs_is_frozen(m))
+				fusefs_notice_inode_locked(list, m, 0, 0);
+	pthread_mutex_unlock(&fs->nodes);
+}
+
+/* [holding.lock] From now on READs are kept. */
+static int start(struct fusefs *fs, struct fusefs_barrier *b, size_t nodes)
+{
+	struct fusefs_holding *g = &fs->holding;
+
+	LIST_INSERT_HEAD(&g->barriers, b, link);
+	b->until = now() + LIMIT + (int64_t)nodes * LIMIT_NODE;
+	if (g->dog_sleeps)
+		pthread_cond_signal(&g->dog_wakes);
+	for (struct fusefs_hold *o = b->holds; o; o = o->next) {
+		HASH_ADD_PTR(g->objs, obj, o);
+		if (!o->hh.tbl)
+			return -ENOMEM;
+		atomic_fetch_add(&g->count, 1);
+	}
+	return 0;
+}
+
+/*
+ * [holding.lock] What must not be invalidated now, because the kernel would wait for us: is *from in such a range, it moves to
+ * the end of it; *to becomes the start of the next.
+ */
+static void leave_out(const struct fusefs_hold *o, const struct fusefs_node *n, off_t *from, off_t *to)
+{
+	struct held *r;
+	bool moved;
+
+	do {
+		moved = false;
+		*to = END;
+		TAILQ_FOREACH (r, &o->held, link) {
+			off_t start_of = page_floor(r->off), end_of = page_ceil(r->off + (off_t)r->size);
+
+			if (r->h->node != n || end_of <= *from)
+				continue;
+			if (start_of <= *from) {
+				*from = end_of;
+				moved = true;
+			} else if (start_of < *to) {
+				*to = start_of;
+			}
+		}
+	} while (moved);
+}
+
+/* Once over a node's pages. Is it certain now that the kernel has nothing old? */
+static bool pass(struct fusefs *fs, struct fusefs_hold *o, const struct fusefs_node *n)
+{
+	struct fusefs_holding *g = &fs->holding;
+	off_t from = 0, to;
+	bool clean;
+
+	pthread_mutex_lock(&g->lock);
+	o->dirty = false;
+	for (; from < END && !o->barrier->over; from = to) {
+		leave_out(o, n, &from, &to);
+		o->running = n;
+		o->from = from;
+		o->to = to;
+		pthread_mutex_unlock(&g->lock);
+		if (!atomic_load_explicit(&fs->gone, memory_order_relaxed))
+			fuse_lowlevel_notify_inval_inode(fs->se, fusefs_ino(fs, n), from, to == END ? 0 : to - from);
+		pthread_mutex_lock(&g->lock);
+		o->running = NULL;
+		pthread_cond_broadcast(&g->changed);
+	}
+	clean = !o->dirty || o->barrier->over;
+	pthread_mutex_unlock(&g->lock);
+	return clean;
+}
+
+static void clean(struct fusefs *fs, struct fusefs_hold *o, const struct fusefs_node *n)
+{
+	long pause = PAUSE;
+
+	while (!pass(fs, o, n)) {
+		/* READs that come now are kept, so the next pass has a chance. */
+		nanosleep(&(struct timespec){.tv_nsec = pause}, NULL);
+		pause += pause < 100 * PAUSE ? pause : 0;
+	}
+}
+
+void fusefs_barrier_raise(struct fusefs *fs, struct fusefs_barrier *b)
+{
+	struct fusefs_notices list = {0};
+	struct fusefs_hold *o;
+
+	if (!b->holds)
+		return;
+	collect(fs, b, &list);
+	pthread_mutex_lock(&fs->holding.lock);
+	b->late = start(fs, b, list.n);
+	pthread_mutex_unlock(&fs->holding.lock);
+	/* Nodes that come up meanwhile have no pages yet. */
+	for (size_t i = 0; i < list.n; i++) {
+		pthread_mutex_lock(&fs->holding.lock);
+		o = find(fs, list.v[i].node);
+		pthread_mutex_unlock(&fs->holding.lock);
+		if (o)
+			clean(fs, o, list.v[i].node);
+		fusefs_node_put(fs, list.v[i].node);
+	}
+	free(list.v);
+}
+
+bool fusefs_barrier_lower(struct fusefs *fs, struct fusefs_barrier *b)
+{
+	struct fusefs_holding *g = &fs->holding;
+	struct held_list list = TAILQ_HEAD_INITIALIZER(list);
+	struct fusefs_hold *o, *next;
+	bool late;
+
+	pthread_mutex_lock(&g->lock);
+	take_held(fs, b, &list);
+	for (o = b->holds; o; o = o->next)
+		if (o->hh.tbl) {
+			HASH_DEL(g->objs, o);
+			atomic_fetch_sub(&g->count, 1);
+		}
+	if (b->until)
+		LIST_REMOVE(b, link);
+	late = b->late;
+	pthread_mutex_unlock(&g->lock);
+	let_go(&list);
+	for (o = b->holds; o; o = next) {
+		next = o->next;
+		txn_obj_put(o->obj);
+		free(o);
+	}
+	free(b);
+	return !late;
+}
+
+/* ---- the dog ---- */
+
+/* [holding.lock] */
+static struct fusefs_barrier *next_due(struct fusefs_holding *g)
+{
+	struct fusefs_barrier *b, *first = NULL;
+
+	LIST_FOREACH (b, &g->barriers, link)
+		if (!b->over && (!first || b->until < first->until))
+			first = b;
+	return first;
+}
+
+static void *dog_run(void *arg)
+{
+	struct fusefs *fs = arg;
+	struct fusefs_holding *g = &fs->holding;
+
+	pthread_mutex_lock(&g->lock);
+	while (!g->stop) {
+		struct held_list list = TAILQ_HEAD_INITIALIZER(list);
+		struct fusefs_barrier *b = next_due(g);
+		struct timespec ts;
+
+		if (!b) {
+			g->dog_sleeps = true;
+			pthread_cond_wait(&g->dog_wakes, &g->lock);
+			g->dog_sleeps = false;
+			continue;
+		}
+		if (now() < b->until) {
+			ts = (struct timespec){b->until / SECOND, b->until % SECOND};
+			pthread_cond_timedwait(&g->dog_wakes, &g->lock, &ts);
+			continue;
+		}
+		b->late = true;
+		take_held(fs, b, &list);
+		atomic_fetch_add(&g->given_up, 1);
+		pthread_mutex_unlock(&g->lock);
+		base_log(LOG_WARNING, "a commit could not have all caches change at one moment");
+		let_go(&list);
+		pthread_mutex_lock(&g->lock);
+	}
+	pthread_mutex_unlock(&g->lock);
+	return NULL;
+}
+
+int fusefs_holding_start(struct fusefs *fs)
+{
+	struct fusefs_holding *g = &fs->holding;
+	pthread_condattr_t attr;
+	int r;
+
+	LIST_INIT(&g->barriers);
+	pthread_mutex_init(&g->lock, NULL);
+	pthread_condattr_init(&attr);
+	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+	pthread_cond_init(&g->changed, &attr);
+	pthread_cond_init(&g->dog_wakes, &attr);
+	pthread_condattr_destroy(&attr);
+	r = pthread_create(&g->dog, NULL, dog_run, fs);
+	g->started = !r;
+	return -r;
+}
+
+void fusefs_holding_stop(struct fusefs *fs)
+{
+	struct fusefs_holding *g = &fs->holding;
+
+	if (!g->started)
+		return;
+	pthread_mutex_lock(&g->lock);
+	g->stop = true;
+	pthread_cond_signal(&g->dog_wakes);
+	pthread_mutex_unlock(&g->lock);
+	pthread_join(g->dog, NULL);
+	g->started = false;
+	pthread_cond_destroy(&g->changed);
+	pthread_cond_destroy(&g->dog_wakes);
+	pthread_mutex_destroy(&g->lock);
+}
