@@ -307,6 +307,8 @@ static int compose(struct fusefs *fs, fuse_req_t req, struct fusefs_handle *h)
 		r = fusefs_tx_status(fs->reg, tx, &text);
 		if (tx)
 			fusefs_tx_put(tx);
+		else
+			base_buf_printf(&text, "mixed_caches: %lu\n", atomic_load(&fs->holding.mixed));
 	}
 	if (!r)
 		r = text.err;

@@ -62,7 +62,8 @@ struct fusefs_barrier {
 	struct fusefs_hold *holds;       /* constant once raised */
 	int64_t until;                   /* [holding.lock] */
 	bool over;                       /* [holding.lock] nothing is kept any more */
-	bool late;                       /* [holding.lock] pages must be invalidated after the flip */
+	bool late;                       /* [holding.lock] pages must be invalidated after the flip ... */
+	bool mixed;                      /* [holding.lock] ... because it did not work */
 };
 
 static int64_t now(void)
@@ -176,7 +177,7 @@ bool fusefs_hold_read(struct fusefs *fs, fuse_req_t req, struct fusefs_handle *h
 			TAILQ_INSERT_TAIL(&o->held, r, link);
 			fs->holding.held++;
 		} else {
-			o->dirty = o->barrier->late = true;
+			o->dirty = o->barrier->late = o->barrier->mixed = true;
 		}
 	}
 	pthread_mutex_unlock(&fs->holding.lock);
@@ -312,7 +313,7 @@ void fusefs_barrier_raise(struct fusefs *fs, struct fusefs_barrier *b)
 		return;
 	collect(fs, b, &list);
 	pthread_mutex_lock(&fs->holding.lock);
-	b->late = start(fs, b, list.n);
+	b->late = b->mixed = start(fs, b, list.n);
 	pthread_mutex_unlock(&fs->holding.lock);
 	/* Nodes that come up meanwhile have no pages yet. */
 	for (size_t i = 0; i < list.n; i++) {
@@ -343,6 +344,8 @@ bool fusefs_barrier_lower(struct fusefs *fs, struct fusefs_barrier *b)
 	if (b->until)
 		LIST_REMOVE(b, link);
 	late = b->late;
+	if (b->mixed)
+		atomic_fetch_add(&g->mixed, 1);
 	pthread_mutex_unlock(&g->lock);
 	let_go(&list);
 	for (o = b->holds; o; o = next) {
@@ -389,9 +392,8 @@ static void *dog_run(void *arg)
 			pthread_cond_timedwait(&g->dog_wakes, &g->lock, &ts);
 			continue;
 		}
-		b->late = true;
+		b->late = b->mixed = true;
 		take_held(fs, b, &list);
-		atomic_fetch_add(&g->given_up, 1);
 		pthread_mutex_unlock(&g->lock);
 		base_log(LOG_WARNING, "a commit could not have all caches change at one moment");
 		let_go(&list);

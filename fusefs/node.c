@@ -350,6 +350,29 @@ static double dir_attr_timeout(struct fusefs *fs, struct fusefs_node *n)
 	return FUSEFS_FOREVER;
 }
 
+/*
+ * The kernel declares attributes that it is told as valid before it stores them: one of its threads may believe it in
+ * between, and show the old ones. So after a flip it is told them once without being allowed to keep them; a moment later
+ * it has stored them, and may.
+ */
+#define FRESH_NS 10000000
+
+static double unless_fresh(struct fusefs_node *n, double timeout)
+{
+	int64_t told = atomic_load(&n->fresh), now;
+	struct timespec t;
+
+	if (!told)
+		return timeout;
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	now = t.tv_sec * 1000000000LL + t.tv_nsec;
+	if (told == 1)
+		atomic_compare_exchange_strong(&n->fresh, &told, now);
+	else if (now - told > FRESH_NS && atomic_compare_exchange_strong(&n->fresh, &told, 0))
+		return timeout;
+	return 0;
+}
+
 double fusefs_attr_timeout(struct fusefs *fs, struct fusefs_node *n, const struct fusefs_scope *s)
 {
 	double t;
@@ -359,15 +382,15 @@ double fusefs_attr_timeout(struct fusefs *fs, struct fusefs_node *n, const struc
 	if (fusefs_is_settling(fs, n->obj, s))
 		return 0;
 	if (!n->directory)
-		return FUSEFS_FOREVER;
+		return unless_fresh(n, FUSEFS_FOREVER);
 	if (fusefs_again_waiting(fs, n))
 		return 0;
 	if (n->tx)
-		return n->tx->named ? FUSEFS_FOREVER : 0;
+		return n->tx->named ? unless_fresh(n, FUSEFS_FOREVER) : 0;
 	pthread_mutex_lock(&fs->nodes);
 	t = dir_attr_timeout(fs, n);
 	pthread_mutex_unlock(&fs->nodes);
-	return t;
+	return unless_fresh(n, t);
 }
 
 /* A name that a transaction has changed is cached for as long as nobody can see the change. */
@@ -433,6 +456,8 @@ int fusefs_entry(struct fusefs *fs, struct fusefs_node *p, const struct fusefs_s
 	}
 	if (fusefs_is_settling_locked(fs, look->obj, s) || (dir && fusefs_again_waiting(fs, n)))
 		e->attr_timeout = 0;
+	else
+		e->attr_timeout = unless_fresh(n, e->attr_timeout);
 	pthread_mutex_unlock(&fs->nodes);
 	fusefs_node_place(fs, n, p, name);
 	*out = n;

@@ -70,6 +70,7 @@ struct fusefs_node {
 	uint64_t generation;
 	atomic_bool written;   /* was opened for writing: may have dirty mapped pages */
 	atomic_bool kept_attr; /* a shared directory whose attributes the kernel may keep; set under fs->nodes */
+	_Atomic int64_t fresh; /* 1: a commit has changed the attributes; then when the kernel was told; 0: it may keep them */
 	/* [fs->nodes] */
 	uint64_t nlookup;                /* the kernel's references */
 	unsigned refs;                   /* our own */
@@ -166,7 +167,7 @@ struct fusefs_hold;
 struct fusefs_barrier;
 struct fusefs_holding { /* hold.c */
 	atomic_ulong count;    /* objects whose READs are kept; changed under lock */
-	atomic_ulong given_up; /* barriers that took too long */
+	atomic_ulong mixed;    /* commits that did not become visible at one moment */
 	pthread_mutex_t lock;
 	pthread_cond_t changed, dog_wakes;
 	/* [lock] */

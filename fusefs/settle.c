@@ -17,6 +17,8 @@ void fusefs_settle_locked(struct fusefs *fs, struct txn_obj *obj)
 {
 	struct fusefs_settling *s;
 
+	for (struct fusefs_node *m = *txn_obj_user(obj); m; m = m->peer)
+		atomic_store(&m->fresh, 1);
 	HASH_FIND_PTR(fs->settling, &obj, s);
 	if (!s) {
 		s = calloc(1, sizeof(*s));
