@@ -24,10 +24,15 @@
  *   - Commit, rollback and quiesce notify from the thread that runs the command: a write to a control file, whose node
  * is its own and holds nothing else. Half of the worker threads at most run commands (more get a thread of their own),
  * so that writes of mapped pages which the notifications cause find a worker.
+ *   - Right before the flip commit invalidates pages (view.c, flipping) while it keeps READs unanswered (hold.c), under
+ * the lock of the transaction: operations inside it wait. So no name is invalidated there (a directory may be locked for one of
+ * these), and no page of the transaction's own nodes. Pages of other nodes are locked by READs, which hold.c sees to, and
+ * by WRITEs, which never wait for a commit: they are refused, or wait for an install that has begun. A WRITE that is to
+ * wait for a transaction's end must tell leave_out (hold.c) its range, and a write-back (writepage) must not wait at all.
  *   - rmdir CONTROL/NAME holds the control directory: it never invalidates an entry there.
  *
  * Lock order: fs->nodes is a leaf, but for references (fusefs_tx_get, txn_obj_get) and txn_is_open. Queue locks are
- * leaves. A handle's lock is taken before fs->nodes and before engine calls.
+ * and fs->holding.lock are leaves. A handle's lock is taken before fs->nodes and before engine calls.
  */
 #ifndef TXNFS_FUSEFS_PRIVATE_H
 #define TXNFS_FUSEFS_PRIVATE_H

@@ -27,6 +27,10 @@ static void filter(struct fusefs *fs, struct fusefs_notices *list, size_t from, 
 			list->v[keep++] = list->v[i];
 	}
 	list->n = keep;
+	if (!keep) {
+		free(list->v);
+		*list = (struct fusefs_notices){0};
+	}
 }
 
 void fusefs_tell_object(struct fusefs *fs, struct fusefs_telling *t, const struct fusefs_node *self,

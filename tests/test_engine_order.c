@@ -127,10 +127,59 @@ static void test_ended_behind_one_that_has_not(void **state UNUSED)
 	kit_free(&k);
 }
 
+static void checkpoint_before_flip(void *arg)
+{
+	struct kit *k = arg;
+
+	kit_expect(k, NULL, "a", "a"); /* durable, and nobody sees it yet; nobody waits for it either */
+	kit_put(k, NULL, "b", "plain");
+	assert_int_equal(txn_checkpoint(k->eng), 0);
+}
+
+/* A checkpoint between the force and the flip reckons with a commit that is in no list of installs yet. */
+static void test_checkpoint_before_flip(void **state UNUSED)
+{
+	struct txn *t;
+	struct kit k;
+
+	kit_new(&k);
+	kit_put(&k, NULL, "a", "a");
+	t = kit_begin(&k);
+	kit_write(&k, t, "a", 0, "T");
+	assert_int_equal(txn_commit_with(t, checkpoint_before_flip, &k), 0);
+	txn_put(t);
+	kit_expect(&k, NULL, "a", "T");
+	kit_reopen(&k);
+	assert_int_equal(k.rec.committed, 1); /* what the checkpoint did not find at home is still in the log */
+	kit_expect(&k, NULL, "a", "T");
+	kit_expect(&k, NULL, "b", "plain");
+	kit_free(&k);
+}
+
+static void never(void *arg UNUSED)
+{
+	fail_msg("called for a commit that makes nothing visible");
+}
+
+static void test_nothing_to_flip(void **state UNUSED)
+{
+	struct txn *t;
+	struct kit k;
+
+	kit_new(&k);
+	t = kit_begin(&k);
+	assert_int_equal(txn_commit_with(t, never, NULL), 0);
+	assert_int_equal(txn_commit_with(t, never, NULL), -EINVAL);
+	txn_put(t);
+	kit_free(&k);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_ended_behind_one_that_has_not),
+		cmocka_unit_test(test_checkpoint_before_flip),
+		cmocka_unit_test(test_nothing_to_flip),
 	};
 
 	return cmocka_run_group_tests_name("engine_order", tests, NULL, NULL);
