@@ -336,3 +336,17 @@ bool txn_stage_needed(struct txn_engine *eng, const char *name)
 	pthread_mutex_unlock(&eng->lock);
 	return needed;
 }
+
+void txn_abort_losers(struct recovery *rv)
+{
+	struct loser *l, *tmp;
+
+	HASH_ITER (hh, rv->open, l, tmp) {
+		/* Behind the newest of its records, which a copy of them that does not count may be. */
+		struct wal_rec h = {
+			.type = TXN_REC_ABORT, .txid = l->txid, .prev = l->carry_last ? l->carry_last : l->last};
+
+		if (!l->prepared)
+			(void)wal_append(rv->eng->wal, &h, NULL, 0, true);
+	}
+}

@@ -515,21 +515,6 @@ static int redo_and_install(struct recovery *rv)
 	return r;
 }
 
-/* What is in doubt keeps the log, and in it the losers' records: the next recovery need not report them again. */
-static void abort_losers(struct recovery *rv)
-{
-	struct loser *l, *tmp;
-
-	HASH_ITER (hh, rv->open, l, tmp) {
-		/* Behind the newest of its records, which a copy of them that does not count may be. */
-		struct wal_rec h = {
-			.type = TXN_REC_ABORT, .txid = l->txid, .prev = l->carry_last ? l->carry_last : l->last};
-
-		if (!l->prepared)
-			(void)wal_append(rv->eng->wal, &h, NULL, 0, true);
-	}
-}
-
 static void progress(void *arg, uint64_t done, uint64_t total)
 {
 	struct recovery *rv = arg;
@@ -580,7 +565,7 @@ int txn_recover(struct txn_engine *eng, struct txn_recovery *rec, char *err, siz
 		goto out;
 	}
 	if (in_doubt)
-		abort_losers(&rv);
+		txn_abort_losers(&rv);
 	if (rv.nwon) {
 		r = redo_and_install(&rv);
 		if (!r)

@@ -46,5 +46,7 @@ int txn_recovery_recreate(struct recovery *rv, struct declared *d);
 
 /* in_doubt.c: bring back the prepared transactions, when what was committed is installed. */
 int txn_restore_in_doubt(struct recovery *rv);
+/* What is in doubt keeps the log, and in it the losers' records: the next recovery need not report them again. */
+void txn_abort_losers(struct recovery *rv);
 
 #endif
