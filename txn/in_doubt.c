@@ -223,7 +223,7 @@ static int one_record(struct restore *rs, uint64_t lsn)
 	if (!r)
 		r = txn_rec_decode(&h, payload, &rec);
 	if (r)
-		return unclean(rs->rv, lsn, "cannot be read");
+		return r == -EUCLEAN ? unclean(rs->rv, lsn, "cannot be read") : r;
 	t->bytes += wal_record_size(h.len);
 	if (rec.type == TXN_REC_OBJECT)
 		return declare(rs, &rec.u.object, lsn);
