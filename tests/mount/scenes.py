@@ -10,8 +10,8 @@ from harness import NOBODY, OPT, Failure, Mount, Skip, check, ctl, mounted, read
 SMALL = "segment_mib=1,checkpoint_mib=2,checkpoint_seconds=1"
 
 
-def bank(t):
-    m = t.mount()
+def bank(t, options=""):
+    m = t.mount(options=options)
     write(m("account_a"), "100")
     write(m("account_b"), "200")
     return m

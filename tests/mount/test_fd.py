@@ -35,8 +35,8 @@ def fd_close(key="fd"):
     os.close(KEEP.pop(key))
 
 
-def one_file(t, data="committed"):
-    m = t.mount()
+def one_file(t, data="committed", options=""):
+    m = t.mount(options=options)
     write(m("f"), data)
     return m
 
@@ -66,7 +66,7 @@ def test_descriptor_from_before_begin_stays_outside(t):
 
 @quick
 def test_descriptor_outlives_commit(t):
-    m = one_file(t)
+    m = one_file(t, options="lock_timeout=0")
     for how in ("ambient", "named"):
         a = t.actor()
         if how == "ambient":

@@ -185,7 +185,7 @@ def test_orphans_of_a_subreaper_stay(t):
 
 @quick
 def test_owner_killed_in_the_middle_of_a_write(t):
-    m = t.mount()
+    m = t.mount(options="lock_timeout=0")
     write(m("f"), "committed")
     os.mkdir(m("d"))
     mnt = m.mnt

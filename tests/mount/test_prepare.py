@@ -8,6 +8,7 @@ from harness import (NOBODY, check, ctl, ctl_refused, equal, exists, expect, in_
                      quick, read, tool, wait_until, write)
 from scenes import SMALL, balances, bank, refused, sh, small_disk
 
+AT_ONCE = "lock_timeout=0"  # what a prepared transaction holds is refused, not waited for
 BEFORE, AFTER = (b"100", b"200"), (b"70", b"230")
 
 
@@ -54,7 +55,7 @@ def done(m, gid="g"):
 
 @quick
 def test_prepare_detaches_a_named_transaction(t):
-    m = bank(t)
+    m = bank(t, AT_ONCE)
     n = transfer(m, "g")
     check("n" not in ls(m(".txn")), "its directory is gone:", ls(m(".txn")))
     expect(errno.ENOENT, os.stat, n.dir)
@@ -77,7 +78,7 @@ def test_prepare_detaches_a_named_transaction(t):
 
 @quick
 def test_prepare_detaches_an_ambient_transaction(t):
-    m = bank(t)
+    m = bank(t, AT_ONCE)
     a = t.actor()
     a(ctl, m.mnt, "begin")
     a(write, m("account_a"), "70")
@@ -111,7 +112,7 @@ def test_prepare_detaches_an_ambient_transaction(t):
 
 @quick
 def test_gids(t):
-    m = bank(t)
+    m = bank(t, AT_ONCE)
     transfer(m, "g")
     n = m.named("again")
     write(n("else"), "else")
@@ -145,7 +146,7 @@ def test_gids(t):
 
 def test_caches_hear_of_it(t):
     """Open descriptors, mappings and cached names of others and of its own, over prepare and its outcome."""
-    m = bank(t)
+    m = bank(t, AT_ONCE)
     os.mkdir(m("d"))
     other = os.open(m("account_a"), os.O_RDONLY)
     equal(os.pread(other, 10, 0), b"100")
@@ -177,7 +178,7 @@ def test_caches_hear_of_it(t):
 
 @quick
 def test_kill_and_remount(t):
-    m = bank(t)
+    m = bank(t, AT_ONCE)
     transfer(m, "g", "one")
     n = m.named("two")
     write(n("second"), "2")
@@ -208,7 +209,7 @@ def test_kill_and_remount(t):
 
 @quick
 def test_unmount_keeps_it_and_tools_resolve_offline(t):
-    m = bank(t)
+    m = bank(t, AT_ONCE)
     transfer(m, "g")
     n = m.named("n2")
     write(n("second"), "2")
@@ -251,7 +252,7 @@ def test_unmount_keeps_it_and_tools_resolve_offline(t):
 
 @needs_root
 def test_only_its_owner_and_root(t):
-    m = bank(t)
+    m = bank(t, AT_ONCE)
     os.chmod(m.mnt, 0o777)
     os.chmod(t.dir, 0o755)
 
@@ -285,7 +286,7 @@ def test_only_its_owner_and_root(t):
 def test_full_disk_after_prepare(t):
     """What prepare has promised fits: the disk runs full behind the mount's back, before and after a crash."""
     point, src = small_disk(t, 48)
-    m = t.mount(src=src, options=SMALL)
+    m = t.mount(src=src, options=f"{SMALL},{AT_ONCE}")
     write(m("f"), "before")
     block = os.urandom(1 << 20)
     for i, crash in enumerate((False, True)):
@@ -320,7 +321,7 @@ def test_full_disk_after_prepare(t):
 
 def test_a_long_doubt_does_not_keep_the_log(t):
     """Its records are carried forward, over remounts too."""
-    m = t.mount(options=SMALL)
+    m = t.mount(options=f"{SMALL},{AT_ONCE}")
     write(m("account_a"), "100")
     write(m("account_b"), "200")
     transfer(m, "g")
@@ -345,7 +346,7 @@ def test_a_long_doubt_does_not_keep_the_log(t):
 
 def test_ambient_shell(t):
     """As in the manual, by shell."""
-    m = bank(t)
+    m = bank(t, AT_ONCE)
     sh('''
         cd "$1"; echo begin > .txn/ctl; echo 70 > account_a; echo 230 > account_b
         echo 'prepare transfer-1' > .txn/ctl
