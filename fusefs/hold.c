@@ -16,15 +16,18 @@
  *   - A READ that comes for pages which are being invalidated may be the one that this waits for, or may have come behind
  *     it. Its worker waits a moment: if the invalidation ends, the pages are this READ's, and it is kept. Else it is
  *     answered with the old version, and the node is invalidated once more.
- *   - A WRITE that waits for the committing transaction has its pages locked: they are left out, and invalidated after the flip,
- *     which lets it go on.
- * Nothing depends on the kernel behaving like this but the time it takes: a barrier that is not done after a second
- * lets all its READs go (the dog); then the commit is a moment's worth of mixed caches, which is counted and logged.
+ *   - A WRITE of a part of a page locks it when the kernel does not have its contents, and may be parked until this very commit
+ * is done. Whether it has, we are not told; so that one page is left out, and invalidated after the flip.
+ *   - The passes run on threads of their own (sweepers). A WRITE that is to be parked while its page is being invalidated
+ * breaks the barrier: the commit goes on, the WRITE is answered after it, and the sweeper comes back.
+ * So no commit waits for the kernel for long: a barrier that is not done after a second lets all its READs go (the dog), and
+ * the flip happens. A barrier that did not hold makes a moment's worth of mixed caches, which is counted.
  */
 #include "base/map.h"
-#include "fusefs/private.h"
+#include "fusefs/park.h"
 
 #include <fcntl.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <time.h>
 #include <unistd.h>
@@ -66,6 +69,9 @@ struct fusefs_barrier {
 	bool over;                       /* [holding.lock] nothing is kept any more */
 	bool late;                       /* [holding.lock] pages must be invalidated after the flip ... */
 	bool mixed;                      /* [holding.lock] ... because it did not work */
+	struct fusefs_notices list;      /* the sweeper's: nodes with old pages, with references */
+	bool sweeping;                   /* [holding.lock] it is not done yet */
+	TAILQ_ENTRY(fusefs_barrier) sweep; /* [holding.lock] in holding.sweeps */
 };
 
 static int64_t now(void)
@@ -186,41 +192,6 @@ bool fusefs_hold_read(struct fusefs *fs, fuse_req_t req, struct fusefs_handle *h
 	return r;
 }
 
-/* ---- WRITEs that wait ---- */
-
-bool fusefs_hold_written(struct fusefs *fs, struct fusefs_written *w, const struct fusefs_node *n, off_t off, size_t size)
-{
-	off_t from = page_floor(off), to = page_ceil(off + (off_t)size);
-	struct fusefs_hold *o;
-	bool free;
-
-	pthread_mutex_lock(&fs->holding.lock);
-	o = await_pass(fs, n, from, to);
-	if (!o) /* no barrier, or its invalidation does not end: find() tells which */
-		o = find(fs, n);
-	free = !o || o->running != n || from >= o->to || to <= o->from;
-	if (free) {
-		w->node = n;
-		w->from = from;
-		w->to = to;
-		LIST_INSERT_HEAD(&fs->holding.written, w, link);
-		if (o) /* its pages may be old ones: again after the flip, when it is answered */
-			o->barrier->late = true;
-	}
-	pthread_mutex_unlock(&fs->holding.lock);
-	return free;
-}
-
-void fusefs_unhold_written(struct fusefs *fs, struct fusefs_written *w)
-{
-	if (!w->node)
-		return;
-	pthread_mutex_lock(&fs->holding.lock);
-	LIST_REMOVE(w, link);
-	w->node = NULL;
-	pthread_mutex_unlock(&fs->holding.lock);
-}
-
 /* ---- barriers ---- */
 
 struct fusefs_barrier *fusefs_barrier_new(const struct fusefs_tx *tx)
@@ -260,12 +231,12 @@ static void collect(struct fusefs *fs, const struct fusefs_barrier *b, struct fu
 }
 
 /* [holding.lock] From now on READs are kept. */
-static int start(struct fusefs *fs, struct fusefs_barrier *b, size_t nodes)
+static int start(struct fusefs *fs, struct fusefs_barrier *b)
 {
 	struct fusefs_holding *g = &fs->holding;
 
 	LIST_INSERT_HEAD(&g->barriers, b, link);
-	b->until = now() + LIMIT + (int64_t)nodes * LIMIT_NODE;
+	b->until = now() + LIMIT;
 	if (g->dog_sleeps)
 		pthread_cond_signal(&g->dog_wakes);
 	for (struct fusefs_hold *o = b->holds; o; o = o->next) {
@@ -277,63 +248,68 @@ static int start(struct fusefs *fs, struct fusefs_barrier *b, size_t nodes)
 	return 0;
 }
 
-/* Leave start .. end out of *from .. *to: true when *from has moved. */
-static bool skip(off_t start, off_t end, off_t *from, off_t *to)
+struct gap {
+	off_t from, to; /* what may be invalidated next */
+	bool moved;
+};
+
+/* Not from start to end. */
+static void leave_out(struct gap *g, off_t start, off_t end)
 {
-	if (end <= *from)
-		return false;
-	if (start <= *from) {
-		*from = end;
-		return true;
+	if (end <= g->from)
+		return;
+	if (start <= g->from) {
+		g->from = end;
+		g->moved = true;
+	} else if (start < g->to) {
+		g->to = start;
 	}
-	if (start < *to)
-		*to = start;
-	return false;
 }
 
-/*
- * [holding.lock] What must not be invalidated now, because the kernel would wait for us: is *from in such a range, it moves to
- * the end of it; *to becomes the start of the next.
- */
-static void leave_out(struct fusefs *fs, struct fusefs_hold *o, const struct fusefs_node *n, off_t *from, off_t *to)
+static void leave_out_write(void *arg, off_t off, size_t size)
 {
-	const struct fusefs_written *w;
-	const struct held *r;
-	bool moved;
+	off_t last = page_floor(off + (off_t)size - 1);
+
+	if (off > last || off + (off_t)size < page_ceil(last + 1))
+		leave_out(arg, last, page_ceil(last + 1));
+}
+
+/* [holding.lock] The next range, from g->from on, without what the kernel would wait for us in. */
+static void next_gap(struct fusefs *fs, struct fusefs_hold *o, const struct fusefs_node *n, struct gap *g)
+{
+	struct held *r;
 
 	do {
-		moved = false;
-		*to = END;
+		g->moved = false;
+		g->to = END;
 		TAILQ_FOREACH (r, &o->held, link)
 			if (r->h->node == n)
-				moved = skip(page_floor(r->off), page_ceil(r->off + (off_t)r->size), from, to) || moved;
-		LIST_FOREACH (w, &fs->holding.written, link)
-			if (w->node == n) {
-				moved = skip(w->from, w->to, from, to) || moved;
-				o->barrier->late = true; /* they may be old ones: again after the flip, when it is answered */
-			}
-	} while (moved);
+				leave_out(g, page_floor(r->off), page_ceil(r->off + (off_t)r->size));
+		if (fusefs_parked_writes(fs, fusefs_ino(fs, n), leave_out_write, g) && !o->barrier->late)
+			o->barrier->late = true; /* a page that may have been left out is invalidated after the flip */
+	} while (g->moved);
 }
 
 /* Once over a node's pages. Is it certain now that the kernel has nothing old? */
 static bool pass(struct fusefs *fs, struct fusefs_hold *o, const struct fusefs_node *n)
 {
 	struct fusefs_holding *g = &fs->holding;
-	off_t from = 0, to;
+	struct gap gap = {0};
 	bool clean;
 
 	pthread_mutex_lock(&g->lock);
 	o->dirty = false;
-	for (; from < END && !o->barrier->over; from = to) {
-		leave_out(fs, o, n, &from, &to);
-		if (from >= END)
+	for (; gap.from < END && !o->barrier->over; gap.from = gap.to) {
+		next_gap(fs, o, n, &gap);
+		if (gap.from >= END)
 			break;
 		o->running = n;
-		o->from = from;
-		o->to = to;
+		o->from = gap.from;
+		o->to = gap.to;
 		pthread_mutex_unlock(&g->lock);
 		if (!atomic_load_explicit(&fs->gone, memory_order_relaxed))
-			fuse_lowlevel_notify_inval_inode(fs->se, fusefs_ino(fs, n), from, to == END ? 0 : to - from);
+			fuse_lowlevel_notify_inval_inode(fs->se, fusefs_ino(fs, n), gap.from,
+			                                 gap.to == END ? 0 : gap.to - gap.from);
 		pthread_mutex_lock(&g->lock);
 		o->running = NULL;
 		pthread_cond_broadcast(&g->changed);
@@ -354,27 +330,121 @@ static void clean(struct fusefs *fs, struct fusefs_hold *o, const struct fusefs_
 	}
 }
 
+/* All its nodes. Ones that come up meanwhile have no pages yet. */
+static void sweep(struct fusefs *fs, struct fusefs_barrier *b)
+{
+	for (size_t i = 0; i < b->list.n; i++) {
+		struct fusefs_node *n = b->list.v[i].node;
+		struct fusefs_hold *o;
+
+		pthread_mutex_lock(&fs->holding.lock);
+		o = find(fs, n);
+		pthread_mutex_unlock(&fs->holding.lock);
+		if (o)
+			clean(fs, o, n);
+		fusefs_node_put(fs, n);
+	}
+	free(b->list.v);
+}
+
+static void *sweeper(void *arg)
+{
+	struct fusefs *fs = arg;
+	struct fusefs_holding *g = &fs->holding;
+	struct fusefs_barrier *b;
+
+	pthread_mutex_lock(&g->lock);
+	for (;;) {
+		while (!(b = TAILQ_FIRST(&g->sweeps)) && !g->stop)
+			pthread_cond_wait(&g->sweep, &g->lock);
+		if (!b)
+			break;
+		TAILQ_REMOVE(&g->sweeps, b, sweep);
+		g->idle--;
+		pthread_mutex_unlock(&g->lock);
+		sweep(fs, b);
+		pthread_mutex_lock(&g->lock);
+		g->idle++;
+		b->sweeping = false;
+		pthread_cond_broadcast(&g->changed);
+	}
+	g->sweepers--;
+	pthread_cond_broadcast(&g->changed);
+	pthread_mutex_unlock(&g->lock);
+	return NULL;
+}
+
+/* [holding.lock] One that is free, now: another one may have to wait for its own commit. */
+static bool have_sweeper(struct fusefs *fs)
+{
+	struct fusefs_holding *g = &fs->holding;
+	struct fusefs_barrier *b;
+	pthread_attr_t attr;
+	unsigned busy = 0;
+	pthread_t thread;
+	int r;
+
+	TAILQ_FOREACH (b, &g->sweeps, sweep)
+		busy++;
+	if (g->idle > busy)
+		return true;
+	pthread_attr_init(&attr);
+	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+	r = pthread_create(&thread, &attr, sweeper, fs);
+	pthread_attr_destroy(&attr);
+	g->sweepers += !r;
+	g->idle += !r;
+	return !r;
+}
+
 void fusefs_barrier_raise(struct fusefs *fs, struct fusefs_barrier *b)
 {
-	struct fusefs_notices list = {0};
-	struct fusefs_hold *o;
+	struct fusefs_holding *g = &fs->holding;
 
 	if (!b->holds)
 		return;
-	collect(fs, b, &list);
-	pthread_mutex_lock(&fs->holding.lock);
-	b->late = b->mixed = start(fs, b, list.n);
-	pthread_mutex_unlock(&fs->holding.lock);
-	/* Nodes that come up meanwhile have no pages yet. */
-	for (size_t i = 0; i < list.n; i++) {
-		pthread_mutex_lock(&fs->holding.lock);
-		o = find(fs, list.v[i].node);
-		pthread_mutex_unlock(&fs->holding.lock);
-		if (o)
-			clean(fs, o, list.v[i].node);
-		fusefs_node_put(fs, list.v[i].node);
+	pthread_mutex_lock(&g->lock);
+	b->late = b->mixed = start(fs, b);
+	pthread_mutex_unlock(&g->lock);
+	collect(fs, b, &b->list); /* now that they cannot become more */
+	if (!b->list.n)
+		return;
+	pthread_mutex_lock(&g->lock);
+	b->until += (int64_t)b->list.n * LIMIT_NODE;
+	if (have_sweeper(fs)) {
+		b->sweeping = true;
+		TAILQ_INSERT_TAIL(&g->sweeps, b, sweep);
+		pthread_cond_signal(&g->sweep);
+		while (b->sweeping && !b->over)
+			pthread_cond_wait(&g->changed, &g->lock);
+		pthread_mutex_unlock(&g->lock);
+	} else {
+		pthread_mutex_unlock(&g->lock);
+		sweep(fs, b);
 	}
-	free(list.v);
+}
+
+void fusefs_hold_write_parked(struct fusefs *fs, const struct fusefs_node *n, off_t off, size_t size)
+{
+	struct held_list list = TAILQ_HEAD_INITIALIZER(list);
+	struct fusefs_hold *o;
+	struct gap gap = {0};
+
+	if (!atomic_load(&fs->holding.count))
+		return;
+	pthread_mutex_lock(&fs->holding.lock);
+	o = find(fs, n);
+	if (o && o->running == n) {
+		gap.from = o->from;
+		gap.to = o->to;
+		leave_out_write(&gap, off, size);
+		if (gap.from != o->from || gap.to != o->to) {
+			o->barrier->late = o->barrier->mixed = true;
+			take_held(fs, o->barrier, &list);
+		}
+	}
+	pthread_mutex_unlock(&fs->holding.lock);
+	let_go(&list);
 }
 
 bool fusefs_barrier_lower(struct fusefs *fs, struct fusefs_barrier *b)
@@ -398,6 +468,11 @@ bool fusefs_barrier_lower(struct fusefs *fs, struct fusefs_barrier *b)
 		atomic_fetch_add(&g->mixed, 1);
 	pthread_mutex_unlock(&g->lock);
 	let_go(&list);
+	/* It has gone home long ago, or waits for what can go on now. */
+	pthread_mutex_lock(&g->lock);
+	while (b->sweeping)
+		pthread_cond_wait(&g->changed, &g->lock);
+	pthread_mutex_unlock(&g->lock);
 	for (o = b->holds; o; o = next) {
 		next = o->next;
 		txn_obj_put(o->obj);
@@ -460,12 +535,13 @@ int fusefs_holding_start(struct fusefs *fs)
 	int r;
 
 	LIST_INIT(&g->barriers);
-	LIST_INIT(&g->written);
+	TAILQ_INIT(&g->sweeps);
 	pthread_mutex_init(&g->lock, NULL);
 	pthread_condattr_init(&attr);
 	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
 	pthread_cond_init(&g->changed, &attr);
 	pthread_cond_init(&g->dog_wakes, &attr);
+	pthread_cond_init(&g->sweep, &attr);
 	pthread_condattr_destroy(&attr);
 	r = pthread_create(&g->dog, NULL, dog_run, fs);
 	g->started = !r;
@@ -481,10 +557,14 @@ void fusefs_holding_stop(struct fusefs *fs)
 	pthread_mutex_lock(&g->lock);
 	g->stop = true;
 	pthread_cond_signal(&g->dog_wakes);
+	pthread_cond_broadcast(&g->sweep);
+	while (g->sweepers)
+		pthread_cond_wait(&g->changed, &g->lock);
 	pthread_mutex_unlock(&g->lock);
 	pthread_join(g->dog, NULL);
 	g->started = false;
 	pthread_cond_destroy(&g->changed);
 	pthread_cond_destroy(&g->dog_wakes);
+	pthread_cond_destroy(&g->sweep);
 	pthread_mutex_destroy(&g->lock);
 }

@@ -50,7 +50,6 @@ void fusefs_parked_put(struct fusefs_parked *p)
 	pthread_mutex_unlock(&park->lock);
 	if (!last)
 		return;
-	fusefs_unhold_written(p->fs, &p->pages);
 	txn_obstacle_drop(&p->c);
 	fusefs_tx_put(p->tx);
 	free((void *)(uintptr_t)p->raw.bytes);
@@ -84,6 +83,48 @@ void fusefs_parked_ready(struct fusefs_parked *p, int why)
 	pthread_mutex_lock(lock);
 	fusefs_parked_ready_locked(p, why);
 	pthread_mutex_unlock(lock);
+}
+
+/* A WRITE's arguments, or NULL. */
+static const struct fuse_write_in *write_of(const struct fusefs_parked *p, fuse_ino_t *ino)
+{
+	const struct fuse_in_header *in = p->raw.bytes;
+
+	if (in->opcode != FUSE_WRITE || p->raw.len < sizeof(*in) + sizeof(struct fuse_write_in))
+		return NULL;
+	*ino = in->nodeid;
+	return (const void *)(in + 1);
+}
+
+unsigned fusefs_parked_writes(struct fusefs *fs, fuse_ino_t ino, void (*fn)(void *arg, off_t off, size_t size), void *arg)
+{
+	struct fusefs_park *park = fs->park;
+	struct fusefs_parked *p;
+	unsigned n = 0;
+
+	pthread_mutex_lock(&park->lock);
+	LIST_FOREACH(p, &park->all, all)
+	{
+		fuse_ino_t of;
+		const struct fuse_write_in *w = write_of(p, &of);
+
+		if (!w || of != ino || !w->size)
+			continue;
+		fn(arg, (off_t)w->offset, w->size);
+		n++;
+	}
+	pthread_mutex_unlock(&park->lock);
+	return n;
+}
+
+/* A page of it may be what a commit's invalidation waits for: it must not wait for that commit. */
+static void tell_barrier(struct fusefs *fs, const struct fusefs_parked *p)
+{
+	fuse_ino_t ino;
+	const struct fuse_write_in *w = write_of(p, &ino);
+
+	if (w && w->size)
+		fusefs_hold_write_parked(fs, fusefs_node(fs, ino), (off_t)w->offset, w->size);
 }
 
 /* By the engine, under its lock. */
@@ -139,17 +180,6 @@ double fusefs_patience(struct fusefs *fs, fuse_req_t req, struct fusefs_tx *tx, 
 	return patience;
 }
 
-/* The kernel has a WRITE's pages locked while it waits: whoever invalidates must know. */
-static bool hold_pages(struct fusefs *fs, struct fusefs_parked *p)
-{
-	const struct fuse_in_header *in = p->raw.bytes;
-	const struct fuse_write_in *arg = (const void *)(in + 1);
-
-	if (in->opcode != FUSE_WRITE || p->pages.node)
-		return true;
-	return fusefs_hold_written(fs, &p->pages, fusefs_node(fs, in->nodeid), (off_t)arg->offset, arg->size);
-}
-
 int fusefs_park_it(struct fusefs *fs, fuse_req_t req, struct fusefs_tx *tx, struct txn_obstacle *c, double patience,
                    unsigned how)
 {
@@ -179,10 +209,8 @@ int fusefs_park_it(struct fusefs *fs, fuse_req_t req, struct fusefs_tx *tx, stru
 	if (!fusefs_park_in(p)) {
 		txn_obstacle_drop(c);
 		r = -ENOTCONN;
-	} else if (!hold_pages(fs, p)) {
-		txn_obstacle_drop(c);
-		r = -EBUSY;
 	} else {
+		tell_barrier(fs, p);
 		/* First: from txn_wait on the request may be answered at any moment. */
 		fuse_req_interrupt_func(req, on_interrupt, p);
 		r = txn_wait(fs->eng, &p->w, c);

@@ -23,7 +23,6 @@ struct fusefs_parked {
 	unsigned how;      /* FUSEFS_RERUN: when the deadline passes, too */
 	bool second;       /* its system call has come again already */
 	atomic_bool interrupted;
-	struct fusefs_written pages; /* of a WRITE */
 	/* [park->lock] */
 	struct fusefs_again *again; /* it is held back until this may come again */
 	int why;
@@ -63,6 +62,8 @@ struct timespec fusefs_after(double seconds);
 /* Park the request for this conflict (taken over). As txn_wait: 0 or 1 it is taken care of, else what to answer. */
 int fusefs_park_it(struct fusefs *fs, fuse_req_t req, struct fusefs_tx *tx, struct txn_obstacle *c, double patience,
                    unsigned how);
+/* The WRITEs to a node that are parked, or being run again: how many. Takes park->lock. */
+unsigned fusefs_parked_writes(struct fusefs *fs, fuse_ino_t ino, void (*fn)(void *arg, off_t off, size_t size), void *arg);
 extern _Thread_local struct fusefs_parked *fusefs_resumed; /* which this thread runs again */
 /* again.c: a request of its thread was held back, and interrupted. [not under park->lock] */
 void fusefs_again_interrupted(struct fusefs_parked *p);

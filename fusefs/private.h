@@ -27,8 +27,8 @@
  *   - Right before the flip commit invalidates pages (view.c, flipping) while it keeps READs unanswered (hold.c), under
  * the lock of the transaction: operations inside it wait. So no name is invalidated there (a directory may be locked for one of
  * these), and no page of the transaction's own nodes. Pages of other nodes are locked by READs, which hold.c sees to, and
- * by WRITEs, which never wait for a commit: they are refused, or wait for an install that has begun. A WRITE that is to
- * wait for a transaction's end must tell leave_out (hold.c) its range, and a write-back (writepage) must not wait at all.
+ * by WRITEs: those that are parked, too (hold.c, park.c). Commit does not wait for the invalidation when it cannot end before
+ * the flip.
  *   - rmdir CONTROL/NAME holds the control directory: it never invalidates an entry there.
  *
  * Lock order: fs->nodes is a leaf, but for references (fusefs_tx_get, txn_obj_get) and txn_is_open. Queue locks are
@@ -170,23 +170,18 @@ struct fusefs_queue {
 struct fusefs_park;
 struct fusefs_hold;
 struct fusefs_barrier;
-/* A WRITE that waits for someone's transaction: the kernel has its pages locked. */
-struct fusefs_written {
-	LIST_ENTRY(fusefs_written) link;
-	const struct fusefs_node *node; /* NULL: in no list */
-	off_t from, to;
-};
 struct fusefs_holding { /* hold.c */
 	atomic_ulong count;    /* objects whose READs are kept; changed under lock */
 	atomic_ulong mixed;    /* commits that did not become visible at one moment */
 	pthread_mutex_t lock;
-	pthread_cond_t changed, dog_wakes;
+	pthread_cond_t changed, dog_wakes, sweep;
 	/* [lock] */
 	struct fusefs_hold *objs; /* hash by object */
 	LIST_HEAD(, fusefs_barrier) barriers;
-	LIST_HEAD(, fusefs_written) written;
 	unsigned held; /* READs that are kept */
 	bool stop, dog_sleeps;
+	TAILQ_HEAD(, fusefs_barrier) sweeps; /* for sweepers */
+	unsigned sweepers, idle;             /* idle: also those that a sweep waits for */
 	bool started; /* constant while serving */
 	pthread_t dog;
 };
@@ -390,13 +385,9 @@ void fusefs_barrier_raise(struct fusefs *fs, struct fusefs_barrier *b);
 bool fusefs_barrier_lower(struct fusefs *fs, struct fusefs_barrier *b);
 /* A READ: true when it is kept, and will be answered. */
 bool fusefs_hold_read(struct fusefs *fs, fuse_req_t req, struct fusefs_handle *h, size_t size, off_t off, int flags);
+/* A WRITE is parked, and may hold a page. Call when fusefs_parked_writes finds it. */
+void fusefs_hold_write_parked(struct fusefs *fs, const struct fusefs_node *n, off_t off, size_t size);
 void fusefs_read_now(fuse_req_t req, struct fusefs_handle *h, size_t size, off_t off);
-/*
- * A WRITE is going to wait: its pages are left out of invalidations from now on. false: they are being invalidated right now,
- * and this waits for them, so that the WRITE must be answered.
- */
-bool fusefs_hold_written(struct fusefs *fs, struct fusefs_written *w, const struct fusefs_node *n, off_t off, size_t size);
-void fusefs_unhold_written(struct fusefs *fs, struct fusefs_written *w); /* once it is answered */
 int fusefs_holding_start(struct fusefs *fs);
 void fusefs_holding_stop(struct fusefs *fs);
 

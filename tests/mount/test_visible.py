@@ -12,7 +12,7 @@ import signal
 import subprocess
 import time
 
-from harness import OPT, Failure, check, deadline, patience, quick, read
+from harness import KEEP, OPT, Failure, check, deadline, equal, patience, quick, read, wait_until, write
 
 READS = int(os.environ.get("TXNFS_READS", 0))
 
@@ -70,6 +70,47 @@ def test_named_with_few_workers(t):
 def test_many(t):
     for readers in (1, 4, 16) if READS else (16,):
         run(t, f"m{readers}", 2, "--readers", str(readers), reads=READS)
+
+
+# ---- beside those who wait for it ----
+
+def keep_open(path):
+    KEEP["w"] = os.open(path, os.O_WRONLY)
+
+
+def poke(at):
+    return os.pwrite(KEEP["w"], b"P" * 100, at)
+
+
+def status(m, key):
+    return int(re.search(rf"^{key}: (\d+)$", read(m(".txn/status")).decode(), re.M)[1])
+
+
+@quick
+def test_a_write_waits_in_a_page(t):
+    """It has locked the page, or not, and waits for the commit, which must not wait for it."""
+    os.mkdir(t.path("m.src"))
+    for i in range(4):
+        write(os.path.join(t.path("m.src"), f"f{i}"), "a" * 10000)
+    m = t.mount()
+    for i in range(4):
+        f, at = m(f"f{i}"), (50, 4096 * 2 - 50)[i // 2]
+        if i % 2:
+            equal(read(f), b"a" * 10000)  # its pages are cached
+        a = t.actor()
+        a(keep_open, f)
+        n = m.named()
+        write(n(f"f{i}"), "b" * 10000)
+        a.start(poke, at)
+        wait_until(lambda: status(m, "waiting") == 1, 30, "the write waits")
+        began = time.monotonic()
+        n.ctl("commit")
+        took = time.monotonic() - began
+        equal(a.result(), 100)
+        want = b"b" * at + b"P" * 100 + b"b" * (10000 - at - 100)
+        equal(read(f), want)
+        check(took < patience(0.8), f"the commit took {took} s")
+    equal(status(m, "mixed_caches"), 0)
 
 
 # ---- the end of the daemon in the middle of it ----
