@@ -168,6 +168,8 @@ static bool right(struct cw *w, const char *found, bool power)
 		mask_of(w, w->tree, &m);
 		if (w->after_tree)
 			mask_of(w, w->after_tree, &m);
+		if (w->older_tree)
+			mask_of(w, w->older_tree, &m);
 	}
 	ok = (!acked && same(found, w->before, &m)) || same(found, w->after, &m);
 	ok = ok || (power && !acked && w->older && same(found, w->older, &m));

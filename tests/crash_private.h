@@ -48,6 +48,7 @@ struct cw {
 	char *before, *after;       /* pictures */
 	/* The picture before a plain operation whose record is not forced yet, and its debts if another one follows. */
 	char *older;
+	struct sim *older_tree; /* its tree: earlier debts may have other paths there */
 	struct debt *older_debts;
 	size_t nolder_debts;
 	struct sim *after_tree;     /* borrowed; NULL: the committed one */

@@ -303,6 +303,9 @@ static void forced(struct cw *w)
 {
 	free(w->older);
 	w->older = NULL;
+	if (w->older_tree)
+		sim_free(w->older_tree);
+	w->older_tree = NULL;
 	while (w->nolder_debts)
 		free_debt(&w->older_debts[--w->nolder_debts]);
 	free(w->older_debts);
@@ -326,6 +329,7 @@ static void whole_or_not(struct cw *w, const struct cw_op *op, size_t debts)
 		return;
 	}
 	w->older = sim_need(strdup(w->before));
+	w->older_tree = sim_kill(w->tree);
 	w->nolder_debts = w->ndebts - debts;
 	w->older_debts = sim_need(calloc(w->nolder_debts + 1, sizeof(w->debts[0])));
 	memcpy(w->older_debts, w->debts + debts, w->nolder_debts * sizeof(w->debts[0]));
