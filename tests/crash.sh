@@ -207,13 +207,13 @@ power()
 
 threads()
 {
-	local units='engine_threads|engine_hard|engine_kill|engine_model|wal|wal_crash|store_race|tx'
+	local units='engine_threads|engine_hard|engine_isolation|engine_kill|engine_model|engine_wait|member|wal|wal_crash|store_race|tx'
 
 	build build/tsan -DTXNFS_SANITIZE=thread -DTXNFS_TESTS=ON
 	export TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1 TXNFS_SEED=$seed
 	one tsan-units ctest --test-dir build/tsan -j "$jobs" --output-on-failure -R "^($units)\$"
 	one tsan-mount "$python" tests/mount/run.py --quick --jobs "$jobs" --seed "$seed" --txnfs build/tsan/txnfs \
-		basic views control crash fd
+		basic views control crash fd isolation visible wait
 }
 
 tools/deps.sh || exit 1
