@@ -60,7 +60,7 @@ build_asan()
 	build build/asan -DTXNFS_SANITIZE=address,undefined -DTXNFS_TESTS=ON
 	export ASAN_OPTIONS=detect_stack_use_after_return=1:strict_string_checks=1:abort_on_error=0
 	export UBSAN_OPTIONS=print_stacktrace=1
-	export TXNFS_LESS=10 # of what is repeated for its number
+	export TXNFS_LESS=16 # of what is repeated for its number
 }
 
 count()

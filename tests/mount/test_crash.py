@@ -321,7 +321,7 @@ class Load:
 @quick
 @deadline(420)
 def test_kill_under_load(t):
-    cycles = 15 if OPT.quick else 200
+    cycles = 15 if OPT.quick else 80
     load = Load(t, "segment_mib=1,checkpoint_mib=2,checkpoint_seconds=1")
     m, rng = load.m, t.rng
     counts = {"check": 0, "recover": 0, "again": 0}

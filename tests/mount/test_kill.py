@@ -504,7 +504,7 @@ def test_late_watchdog_harms_nobody(t):
 def test_kill_of_the_first_mount(t):
     """While it makes the state directory: the next one finishes that, and the files are as they were."""
     early = 0
-    for i in range(10 if OPT.quick else 60):
+    for i in range(10 if OPT.quick else 30):
         m = Mount(t, f"m{i}", options=SMALL)
         write(m.home("f"), "f")
         m.spawn()

@@ -368,16 +368,16 @@ def test_model_plain(t):
 @quick
 @deadline(150)
 def test_model_named(t):
-    model(t, [["named"], ["named", "plain"]], 3, 18)
+    model(t, [["named"], ["named", "plain"]], 3, 10)
 
 
 @quick
 @deadline(150)
 def test_model_ambient(t):
-    model(t, [["ambient"], ["ambient", "plain"]], 3, 18)
+    model(t, [["ambient"], ["ambient", "plain"]], 3, 10)
 
 
 @quick
 @deadline(180)
 def test_model_mixed(t):
-    model(t, [["plain", "ambient", "named"], ["named"], ["ambient"], ["plain"]], 4, 20, length=700)
+    model(t, [["plain", "ambient", "named"], ["named"], ["ambient"], ["plain"]], 4, 12, length=700)
