@@ -60,6 +60,7 @@ static ssize_t io_read(int fd, void *buf, size_t len, void *userdata)
 static ssize_t io_writev(int fd, struct iovec *iov, int count, void *userdata)
 {
 	struct fusefs *fs = userdata;
+	ssize_t n;
 
 	/* INIT is alone on the connection until it is answered. */
 	if (fs->init_pending && count == 2 && iov[0].iov_len == sizeof(struct fuse_out_header) &&
@@ -73,7 +74,16 @@ static ssize_t io_writev(int fd, struct iovec *iov, int count, void *userdata)
 			fs->init_pending = false;
 		}
 	}
-	return writev(fd, iov, count);
+	/* A thread that tells the kernel of an owner's death, say, may be on its way here while the mount ends. */
+	pthread_rwlock_rdlock(&fs->sending);
+	if (fs->closed) {
+		errno = ENODEV;
+		n = -1;
+	} else {
+		n = writev(fd, iov, count);
+	}
+	pthread_rwlock_unlock(&fs->sending);
+	return n;
 }
 
 int fusefs_io_hook(struct fusefs *fs)

@@ -284,6 +284,7 @@ int fusefs_new(const struct fusefs_config *cfg, struct fusefs **out, char *err, 
 		fs->max_threads = LEAST_THREADS;
 	clock_gettime(CLOCK_REALTIME, &fs->born);
 	pthread_mutex_init(&fs->nodes, NULL);
+	pthread_rwlock_init(&fs->sending, NULL);
 	pthread_mutex_init(&fs->commands_lock, NULL);
 	pthread_cond_init(&fs->commands_done, NULL);
 	fs->control = strdup(cfg->control ? cfg->control : ".txn");
@@ -390,6 +391,23 @@ static int serve(struct fusefs *fs)
 	return r;
 }
 
+/* From here on nothing is written to the kernel: libfuse closes the descriptor, whose number may be given to another file. */
+static void close_door(struct fusefs *fs)
+{
+	struct timespec until;
+
+	for (int i = 0; i < 2; i++) {
+		clock_gettime(CLOCK_REALTIME, &until);
+		until.tv_sec += GRACE;
+		if (!pthread_rwlock_timedwrlock(&fs->sending, &until)) {
+			fs->closed = true;
+			pthread_rwlock_unlock(&fs->sending);
+			return;
+		}
+		abort_connection(fs); /* a notification waits for a request that does not end */
+	}
+}
+
 /* The loop has ended: nobody may hang on the mount, and notifications have nobody to go to. */
 static void unmount(struct fusefs *fs)
 {
@@ -404,6 +422,7 @@ static void unmount(struct fusefs *fs)
 			abort_connection(fs);
 		nanosleep(&(struct timespec){.tv_nsec = 10000000}, NULL);
 	}
+	close_door(fs);
 	fuse_session_unmount(fs->se);
 	fs->mounted = false;
 }
@@ -480,6 +499,7 @@ int fusefs_free(struct fusefs *fs)
 	pthread_cond_destroy(&fs->commands_done);
 	pthread_mutex_destroy(&fs->commands_lock);
 	pthread_mutex_destroy(&fs->nodes);
+	pthread_rwlock_destroy(&fs->sending);
 	free(fs->abort_path);
 	free(fs->mountpoint);
 	free(fs->control);

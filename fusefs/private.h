@@ -231,6 +231,8 @@ struct fusefs {
 
 	struct fusefs_queue committed, outlived, late;
 	atomic_bool gone; /* the kernel does not listen any more */
+	pthread_rwlock_t sending; /* shared while something is written to the kernel; a leaf */
+	bool closed;              /* [sending] the descriptor may be another file's by now */
 	char *abort_path; /* of the connection under /sys; NULL: not known */
 	struct fusefs_watchdog watchdog;
 

@@ -50,11 +50,11 @@ def run(t, name, seconds, *args, reads=0, options=""):
 
 @quick
 def test_a_commit_is_one_moment(t):
-    check(run(t, "m", 5, "--readers", "4") > 10, "hardly any commits")
+    check(run(t, "m", 5, "--readers", "4") > 1, "hardly any commits")
 
 
 def test_held_and_mapped(t):
-    check(run(t, "m", 3, "--readers", "4", "--modes", "held,reopen,mmap,mapped") > 10, "hardly any commits")
+    check(run(t, "m", 3, "--readers", "4", "--modes", "held,reopen,mmap,mapped") > 1, "hardly any commits")
 
 
 def test_ambient_beside_others(t):
