@@ -58,6 +58,9 @@ static void release(struct fusefs_again *a)
 {
 	struct fusefs *fs = a->fs;
 
+	/* What was reserved for it may be so still: the engine's timer can be later than we are. */
+	if (!txn_wait_cancel(fs->eng, &a->w))
+		txn_wait_done(fs->eng, &a->w);
 	fusefs_node_put(fs, a->dir);
 	fusefs_tx_put(a->tx);
 	txn_obstacle_drop(&a->c);

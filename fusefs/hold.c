@@ -71,6 +71,7 @@ struct fusefs_barrier {
 	bool mixed;                      /* [holding.lock] ... because it did not work */
 	struct fusefs_notices list;      /* the sweeper's: nodes with old pages, with references */
 	bool sweeping;                   /* [holding.lock] it is not done yet */
+	bool orphan;                     /* [holding.lock] the sweeper frees it */
 	TAILQ_ENTRY(fusefs_barrier) sweep; /* [holding.lock] in holding.sweeps */
 };
 
@@ -347,6 +348,18 @@ static void sweep(struct fusefs *fs, struct fusefs_barrier *b)
 	free(b->list.v);
 }
 
+static void barrier_free(struct fusefs_barrier *b)
+{
+	struct fusefs_hold *o, *next;
+
+	for (o = b->holds; o; o = next) {
+		next = o->next;
+		txn_obj_put(o->obj);
+		free(o);
+	}
+	free(b);
+}
+
 static void *sweeper(void *arg)
 {
 	struct fusefs *fs = arg;
@@ -367,6 +380,11 @@ static void *sweeper(void *arg)
 		g->idle++;
 		b->sweeping = false;
 		pthread_cond_broadcast(&g->changed);
+		if (b->orphan) {
+			pthread_mutex_unlock(&g->lock);
+			barrier_free(b);
+			pthread_mutex_lock(&g->lock);
+		}
 	}
 	g->sweepers--;
 	pthread_cond_broadcast(&g->changed);
@@ -451,12 +469,11 @@ bool fusefs_barrier_lower(struct fusefs *fs, struct fusefs_barrier *b)
 {
 	struct fusefs_holding *g = &fs->holding;
 	struct held_list list = TAILQ_HEAD_INITIALIZER(list);
-	struct fusefs_hold *o, *next;
 	bool late;
 
 	pthread_mutex_lock(&g->lock);
 	take_held(fs, b, &list);
-	for (o = b->holds; o; o = o->next)
+	for (struct fusefs_hold *o = b->holds; o; o = o->next)
 		if (o->hh.tbl) {
 			HASH_DEL(g->objs, o);
 			atomic_fetch_sub(&g->count, 1);
@@ -468,17 +485,14 @@ bool fusefs_barrier_lower(struct fusefs *fs, struct fusefs_barrier *b)
 		atomic_fetch_add(&g->mixed, 1);
 	pthread_mutex_unlock(&g->lock);
 	let_go(&list);
-	/* It has gone home long ago, or waits for what can go on now. */
+	/* The sweeper has gone home long ago; or it waits for a WRITE, which may wait for somebody else by now: not with us. */
 	pthread_mutex_lock(&g->lock);
-	while (b->sweeping)
-		pthread_cond_wait(&g->changed, &g->lock);
+	b->orphan = b->sweeping;
+	if (b->orphan)
+		b = NULL;
 	pthread_mutex_unlock(&g->lock);
-	for (o = b->holds; o; o = next) {
-		next = o->next;
-		txn_obj_put(o->obj);
-		free(o);
-	}
-	free(b);
+	if (b)
+		barrier_free(b);
 	return !late;
 }
 

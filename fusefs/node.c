@@ -267,8 +267,11 @@ int fusefs_node_mark(struct fusefs *fs, struct txn_obj *obj, struct fusefs_tx *t
 	if (!n) {
 		r = -ENOMEM;
 	} else if (!n->marked) {
-		n->marked = true;
-		n->refs++;
+		/* Nobody would take it away again when the transaction has ended meanwhile. */
+		if (!atomic_load(&view_of(tx)->settled)) {
+			n->marked = true;
+			n->refs++;
+		}
 		r = -ESTALE;
 	}
 	pthread_mutex_unlock(&fs->nodes);
@@ -438,7 +441,7 @@ int fusefs_entry(struct fusefs *fs, struct fusefs_node *p, const struct fusefs_s
 	e->attr.st_ino = fusefs_shown_ino(tx, look->attr.st_ino);
 	if (tx) {
 		/* What a transaction made it may remove and rename without copying it up first. */
-		if (made && !tx->named && !n->marked) {
+		if (made && !tx->named && !n->marked && !atomic_load(&view_of(tx)->settled)) {
 			n->marked = true;
 			n->refs++;
 		}

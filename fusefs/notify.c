@@ -14,6 +14,8 @@ struct latch {
 
 /* A reply waits for the thread `late` no longer than this: it might be what that thread is waiting for. */
 #define LATE_NS 20000000
+/* And a commit for what the pages of waiting WRITEs are told: nearly always they are on their way out. */
+#define APART_NS 500000000
 
 struct fusefs_letter {
 	TAILQ_ENTRY(fusefs_letter) link;
@@ -35,7 +37,8 @@ static struct latch *latch_new(void)
 	return l;
 }
 
-static void latch_put(struct latch *l, bool open, bool wait)
+/* wait: nanoseconds at most. */
+static void latch_put(struct latch *l, bool open, long wait)
 {
 	struct timespec until;
 	bool last;
@@ -47,7 +50,7 @@ static void latch_put(struct latch *l, bool open, bool wait)
 	}
 	if (wait) {
 		clock_gettime(CLOCK_REALTIME, &until);
-		until.tv_nsec += LATE_NS;
+		until.tv_nsec += wait;
 		until.tv_sec += until.tv_nsec / 1000000000;
 		until.tv_nsec %= 1000000000;
 		while (!l->done && !pthread_cond_timedwait(&l->open, &l->lock, &until))
@@ -176,9 +179,9 @@ static void *queue_run(void *arg)
 		pthread_mutex_unlock(&q->lock);
 		fusefs_notices_send(q->fs, &l->notices);
 		if (l->opens)
-			latch_put(l->opens, true, false);
+			latch_put(l->opens, true, 0);
 		if (l->after)
-			latch_put(l->after, false, true);
+			latch_put(l->after, false, LATE_NS);
 		if (l->reply)
 			fusefs_reply_send(q->fs, l->reply);
 		free(l->reply);
@@ -273,6 +276,63 @@ void fusefs_notices_later(struct fusefs *fs, struct fusefs_notices *list)
 		discard(fs, list);
 }
 
+struct apart {
+	struct fusefs *fs;
+	struct latch *sent; /* may be NULL */
+	struct fusefs_notices list;
+};
+
+static void *send_apart(void *arg)
+{
+	struct apart *a = arg;
+	struct fusefs *fs = a->fs;
+
+	fusefs_notices_send(fs, &a->list);
+	if (a->sent)
+		latch_put(a->sent, true, 0);
+	free(a);
+	pthread_mutex_lock(&fs->commands_lock);
+	fs->extra--;
+	pthread_cond_broadcast(&fs->commands_done);
+	pthread_mutex_unlock(&fs->commands_lock);
+	return NULL;
+}
+
+void fusefs_notices_apart(struct fusefs *fs, struct fusefs_notices *list)
+{
+	struct apart *a = malloc(sizeof(*a));
+	struct latch *sent = a ? latch_new() : NULL;
+	pthread_attr_t attr;
+	pthread_t thread;
+	int r = -1;
+
+	if (a) {
+		*a = (struct apart){fs, sent, *list};
+		pthread_mutex_lock(&fs->commands_lock);
+		fs->extra++;
+		pthread_mutex_unlock(&fs->commands_lock);
+		pthread_attr_init(&attr);
+		pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+		r = pthread_create(&thread, &attr, send_apart, a);
+		pthread_attr_destroy(&attr);
+		if (r) {
+			pthread_mutex_lock(&fs->commands_lock);
+			fs->extra--;
+			pthread_mutex_unlock(&fs->commands_lock);
+			free(a);
+		}
+	}
+	if (r) {
+		if (sent)
+			latch_put(sent, true, 0);
+		fusefs_notices_later(fs, list);
+	} else {
+		*list = (struct fusefs_notices){0};
+	}
+	if (sent)
+		latch_put(sent, false, r ? 0 : APART_NS);
+}
+
 void fusefs_finish_late(struct fusefs *fs, struct fusefs_telling *t, struct fusefs_reply *r)
 {
 	fusefs_notices_later(fs, &t->later);
@@ -288,15 +348,15 @@ void fusefs_finish(struct fusefs *fs, const struct fusefs_node *self, struct fus
 	struct latch *late = t->later.n ? latch_new() : NULL;
 
 	if (late && post(&fs->late, &t->later, NULL, NULL, late)) {
-		latch_put(late, true, false);
-		latch_put(late, true, false);
+		latch_put(late, true, 0);
+		latch_put(late, true, 0);
 		late = NULL;
 	}
 	if ((!t->first.n && !late) || post(q, &t->first, r, late, NULL)) {
 		if (t->first.n)
 			discard(fs, &t->first);
 		if (late)
-			latch_put(late, false, false);
+			latch_put(late, false, 0);
 		fusefs_reply_send(fs, r);
 	}
 	fusefs_notices_later(fs, &t->later);

@@ -110,7 +110,8 @@ unsigned fusefs_parked_writes(struct fusefs *fs, fuse_ino_t ino, void (*fn)(void
 
 		if (!w || of != ino || !w->size)
 			continue;
-		fn(arg, (off_t)w->offset, w->size);
+		if (fn)
+			fn(arg, (off_t)w->offset, w->size);
 		n++;
 	}
 	pthread_mutex_unlock(&park->lock);

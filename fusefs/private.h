@@ -342,6 +342,8 @@ void fusefs_reply_send(struct fusefs *fs, struct fusefs_reply *r);
 int fusefs_queue_start(struct fusefs *fs, struct fusefs_queue *q);
 void fusefs_queue_stop(struct fusefs_queue *q);
 bool fusefs_queue_idle(struct fusefs_queue *q);
+/* Send them from a thread of its own, for what may have to wait long; empties the list. Waits for it a moment, and no longer. */
+void fusefs_notices_apart(struct fusefs *fs, struct fusefs_notices *list);
 /* Post them for the thread `late`; empties the list. */
 void fusefs_notices_later(struct fusefs *fs, struct fusefs_notices *list);
 

@@ -3,7 +3,7 @@
  * hooks. They run on the thread that runs the command (or that found the owner dead), without engine locks, and notify
  * from there; private.h tells why that cannot wait in a circle.
  */
-#include "fusefs/private.h"
+#include "fusefs/park.h"
 
 /* This thread serves rmdir CONTROL/NAME: the kernel holds the control directory, and drops the name by itself. */
 static _Thread_local bool removing;
@@ -170,6 +170,21 @@ static bool is_dir(struct txn_obj *obj)
 	return obj && S_ISDIR(txn_obj_kind(obj));
 }
 
+/* [fs->nodes] Its pages are told by another thread: a WRITE that has one of them waits, perhaps for somebody else by now. */
+static void tell_written(struct fusefs *fs, struct fusefs_notices *list, struct fusefs_notices *later,
+                         const struct fusefs_tx *tx, struct txn_obj *obj)
+{
+	for (struct fusefs_node *m = *txn_obj_user(obj); m; m = m->peer) {
+		bool waits = m->tx != tx && !fusefs_is_frozen(m) && fusefs_parked_writes(fs, fusefs_ino(fs, m), NULL, NULL);
+
+		if (m->tx == tx || fusefs_is_frozen(m))
+			continue;
+		fusefs_notice_inode_locked(list, m, waits ? FUSEFS_ATTRS_ONLY : 0, 0);
+		if (waits)
+			fusefs_notice_inode_locked(later, m, 0, 0);
+	}
+}
+
 /* [fs->nodes] Tell every node of obj but tx's own. */
 static void tell_others(struct fusefs_notices *list, const struct fusefs_tx *tx, struct txn_obj *obj, bool data)
 {
@@ -298,7 +313,7 @@ static void ended(void *arg, struct fusefs_tx *tx, enum fusefs_end how, void *re
 	struct fusefs *fs = arg;
 	struct fusefs_view *v = view_of(tx);
 	struct changes *c = remembered;
-	struct fusefs_notices list = {0};
+	struct fusefs_notices list = {0}, later = {0};
 	struct fusefs_node *n;
 	bool late = true;
 
@@ -316,8 +331,10 @@ static void ended(void *arg, struct fusefs_tx *tx, enum fusefs_end how, void *re
 
 		if (how == FUSEFS_COMMITTED && ch->dir)
 			tell_name_attrs(&list, tx, ch);
+		else if (how == FUSEFS_COMMITTED && ch->data && late)
+			tell_written(fs, &list, &later, tx, ch->obj);
 		else if (how == FUSEFS_COMMITTED)
-			tell_others(&list, tx, ch->obj, ch->data && late);
+			tell_others(&list, tx, ch->obj, false);
 		else if (ch->dir && !tx->named)
 			rolled_back_name(&list, ch);
 	}
@@ -331,6 +348,8 @@ static void ended(void *arg, struct fusefs_tx *tx, enum fusefs_end how, void *re
 		v->dir->retired = true;
 	pthread_mutex_unlock(&fs->nodes);
 	fusefs_notices_send(fs, &list);
+	if (later.n)
+		fusefs_notices_apart(fs, &later);
 	/* A snapshot's nodes showed what was: they show the committed version from now on. */
 	if (txn_isolation(tx->txn) == TXN_SNAPSHOT)
 		rolled_back_to(fs, tx);

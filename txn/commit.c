@@ -218,7 +218,7 @@ void txn_give_back(struct txn *t)
 	t->reserved = 0;
 }
 
-void txn_discard(struct txn *t)
+void txn_discard(struct txn *t, enum txn_state state)
 {
 	struct txn_rec abort_rec = {.type = TXN_REC_ABORT};
 	struct txn_engine *eng = t->eng;
@@ -229,7 +229,7 @@ void txn_discard(struct txn *t)
 	if (!txn_engine_error(eng)) /* else COMMIT may be in the log: the next recovery sweeps them, or needs them */
 		staged_leftovers(t, &files);
 	pthread_rwlock_wrlock(&eng->ns);
-	atomic_store(&t->state, TXN_ABORTED);
+	atomic_store(&t->state, (int)state);
 	txn_ws_detach(&t->ws, 0);
 	pthread_rwlock_unlock(&eng->ns);
 	sweep(eng, &files);
@@ -256,7 +256,7 @@ int txn_rollback(struct txn *t)
 		pthread_mutex_lock(&t->eng->lock);
 		t->eng->st.rolled_back++;
 		pthread_mutex_unlock(&t->eng->lock);
-		txn_discard(t);
+		txn_discard(t, TXN_ABORTED);
 	}
 	pthread_mutex_unlock(&t->lock);
 	return r;
@@ -376,7 +376,7 @@ static void cancel(struct txn *t, int r)
 	pthread_mutex_lock(&t->eng->lock);
 	t->eng->st.rolled_back++;
 	pthread_mutex_unlock(&t->eng->lock);
-	txn_discard(t);
+	txn_discard(t, TXN_ABORTED);
 }
 
 /* COMMIT is in the log, the flip is to come: a checkpoint reckons with it from here on. [txn->lock, commit_gate] */
@@ -410,8 +410,7 @@ int txn_commit_with(struct txn *t, void (*before_flip)(void *arg), void *arg)
 			cancel(t, r);
 			goto out;
 		}
-		txn_discard(t);
-		atomic_store(&t->state, TXN_ENDED);
+		txn_discard(t, TXN_ENDED);
 		pthread_mutex_lock(&eng->lock);
 		eng->st.committed++;
 		pthread_mutex_unlock(&eng->lock);
@@ -475,10 +474,10 @@ int txn_finish(struct txn *t)
 	atomic_store(&t->state, TXN_ENDED);
 	pthread_rwlock_unlock(&eng->ns);
 	txn_waits_release(t);
-	txn_discharge(t);
 	sweep(eng, &files);
 	if (!txn_engine_error(eng))
 		txn_log(t, &rec, true, NULL); /* saves nothing but a reader's time; redo is repeatable without */
+	txn_discharge(t);
 	txn_give_back(t);
 	pthread_mutex_lock(&eng->lock);
 	if (base_vec_push(&eng->ended, t->commit_lsn) || base_vec_push(&eng->ended, t->first)) {
@@ -520,7 +519,7 @@ static int implicit_once(struct txn_engine *eng, int (*op)(struct txn *t, void *
 			txn_engine_fail(eng, "the log cannot be made durable: %s", strerror(-r));
 	}
 	if (r || !t->recs.n) {
-		txn_discard(t);
+		txn_discard(t, TXN_ABORTED);
 		pthread_mutex_lock(&eng->lock);
 		eng->implicit--;
 		eng->finished++;

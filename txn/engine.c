@@ -203,8 +203,10 @@ static void drop_transactions(struct txn_engine *eng)
 	struct txn_list *lists[] = {&eng->open, &eng->installs};
 	struct txn *t;
 
-	TAILQ_FOREACH (t, &eng->open, link)
+	TAILQ_FOREACH (t, &eng->open, link) {
 		txn_isolation_end(t);
+		txn_waits_release(t);
+	}
 	pthread_rwlock_wrlock(&eng->ns);
 	for (size_t i = 0; i < ARRAY_LEN(lists); i++) {
 		while ((t = TAILQ_FIRST(lists[i]))) {

@@ -67,9 +67,10 @@ int txn_set_isolation(struct txn *t, enum txn_isolation level)
 
 		txn_isolation_end(t);
 		rs = atomic_exchange(&t->reads, NULL);
-		if (rs)
-			txn_readset_free(rs);
+		if (rs) /* somebody may be reading in the view just now */
+			txn_readset_retire(rs, &t->retired_reads);
 		atomic_store(&t->snap, 0);
+		atomic_store(&t->doomed, false);
 		atomic_store(&t->lost, false);
 		atomic_store(&t->isolation, TXN_READ_COMMITTED);
 		if (level != TXN_READ_COMMITTED)
@@ -120,7 +121,8 @@ void txn_isolation_free(struct txn *t)
 	struct txn_conflict *c = atomic_load(&t->conflict);
 
 	if (rs)
-		txn_readset_free(rs);
+		txn_readset_retire(rs, &t->retired_reads);
+	txn_readsets_free(t->retired_reads);
 	if (!c)
 		return;
 	if (c->obj)
@@ -142,13 +144,14 @@ void txn_explain(struct txn *t, struct txn_obj *obj, const char *name, const cha
 	c->eng = t->eng;
 	c->name = name ? strdup(name) : NULL;
 	c->what = what;
+	c->obj = obj ? txn_obj_get(obj) : NULL;
 	pthread_mutex_init(&c->lock, NULL);
 	if (!atomic_compare_exchange_strong(&t->conflict, &none, c)) {
 		pthread_mutex_destroy(&c->lock);
+		if (obj)
+			txn_obj_put(obj);
 		free(c->name);
 		free(c);
-	} else if (obj) {
-		c->obj = txn_obj_get(obj);
 	}
 }
 

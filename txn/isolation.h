@@ -44,6 +44,9 @@ int txn_doom(struct txn *t, struct txn_obj *obj, const char *name); /* -ECANCELE
 int txn_readset_new(struct txn_readset **out);
 void txn_readset_clear(struct txn_readset *rs);
 void txn_readset_free(struct txn_readset *rs);
+/* It is not the transaction's any more, but may be in use: into the list of those that go with the transaction. */
+void txn_readset_retire(struct txn_readset *rs, struct txn_readset **list);
+void txn_readsets_free(struct txn_readset *list);
 int txn_note_data(struct txn *view, struct txn_obj *obj);  /* [obj->lock] */
 int txn_note_attr(struct txn *view, struct txn_obj *obj);  /* [obj->lock] */
 int txn_note_name(struct txn *view, struct txn_obj *dir, const char *name, struct txn_obj *obj); /* [ns] */

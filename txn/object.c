@@ -131,7 +131,7 @@ void txn_obj_mark(struct txn_obj *obj, uint64_t lsn)
 {
 	struct txn_engine *eng = obj->eng;
 
-	obj->logged = lsn;
+	obj->logged = base_max_u64(obj->logged, lsn); /* they end in another order than they committed */
 	pthread_mutex_lock(&eng->lock);
 	if (!obj->marked) {
 		obj->marked = true;

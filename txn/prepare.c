@@ -109,7 +109,7 @@ int txn_prepare(struct txn *t, const char *gid, uid_t uid)
 		pthread_mutex_lock(&eng->lock);
 		eng->st.rolled_back++;
 		pthread_mutex_unlock(&eng->lock);
-		txn_discard(t);
+		txn_discard(t, TXN_ABORTED);
 	}
 	pthread_mutex_unlock(&t->lock);
 	return r;

@@ -250,6 +250,7 @@ struct txn {
 	_Atomic uint64_t snap;          /* number of its snapshot; 0: none */
 	struct txn_snapshot *snapshot;  /* [lock] */
 	_Atomic(struct txn_readset *) reads; /* serializable */
+	struct txn_readset *retired_reads;   /* [lock] of levels that it had before */
 	atomic_bool strict;             /* counts in eng->strict */
 	atomic_bool committing;         /* its flip is certain; set under certify */
 	atomic_bool doomed;             /* a snapshot that was late: it cannot commit */
@@ -502,7 +503,8 @@ void *txn_installer(void *eng);
 
 /* commit.c */
 int txn_sync_plain(struct txn *t); /* what its redo relies on is durable [txn->lock] */
-void txn_discard(struct txn *t);   /* forget the workspace, leave the open list [txn->lock] */
+/* Forget the workspace, leave the open list. state: TXN_ABORTED, or TXN_ENDED of one that changed nothing. [txn->lock] */
+void txn_discard(struct txn *t, enum txn_state state);
 void txn_give_back(struct txn *t); /* what was reserved for its install */
 int txn_finish(struct txn *t); /* after the install: detach, END */
 

@@ -28,6 +28,7 @@ struct read_name {
 };
 
 struct txn_readset {
+	struct txn_readset *next; /* of those that are retired [txn->lock] */
 	pthread_mutex_t lock;
 	/* [lock] */
 	bool over; /* the transaction has ended */
@@ -73,6 +74,23 @@ void txn_readset_free(struct txn_readset *rs)
 	txn_readset_clear(rs);
 	pthread_mutex_destroy(&rs->lock);
 	free(rs);
+}
+
+void txn_readset_retire(struct txn_readset *rs, struct txn_readset **list)
+{
+	txn_readset_clear(rs);
+	rs->next = *list;
+	*list = rs;
+}
+
+void txn_readsets_free(struct txn_readset *list)
+{
+	struct txn_readset *rs;
+
+	while ((rs = list)) {
+		list = rs->next;
+		txn_readset_free(rs);
+	}
 }
 
 /* ---- noting ---- */

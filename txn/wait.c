@@ -242,6 +242,8 @@ static void look_for_circles(struct txn_waits *ws, struct txn_queue *q)
 			refuse(ws, w, 0); /* its own transaction has it now: nothing is in the way */
 		else if (w->txn && reaches(ws, q->holder, w->txn))
 			refuse(ws, w, -EDEADLK);
+		else if (!w->due.tv_sec && w->deadline.tv_sec) /* its deadline did not count while the last holder was on its way out */
+			txn_due_add(ws, w, w->deadline);
 	}
 }
 
