@@ -154,7 +154,9 @@ points()
 {
 	export TXNFS_PROGRESS=1 TXNFS_SEED=$seed
 	if [ -n "$long" ]; then
-		TXNFS_VARIANTS=1 in_parts points build/tests/test_crash_points
+		# All sequences, with nothing kept that was not synced; then some with more pictures; then one operation in many ways.
+		TXNFS_VARIANTS=1 TXNFS_IMAGES=1 TXNFS_AGAIN=400 in_parts points build/tests/test_crash_points
+		TXNFS_SHARE=2000 in_parts points-more build/tests/test_crash_points
 		TXNFS_VARIANTS=40 TXNFS_DEPTH=1 TXNFS_IMAGES=12 TXNFS_AGAIN=4 in_parts points-1 build/tests/test_crash_points
 	else
 		TXNFS_SHARE=2000 in_parts points build/tests/test_crash_points
