@@ -325,7 +325,7 @@ def main(root, ledger, seed, number):
         transfer(root, Ledger(ledger), int(number), random.Random(seed))
         return 0
     except OSError as e:
-        if e.errno == errno.EBUSY:
+        if e.errno in (errno.EBUSY, errno.EDEADLK):
             return BUSY
         if e.errno in DEAD:
             return GONE

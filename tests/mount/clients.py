@@ -18,7 +18,7 @@ def conflict(e, how):
     Someone else was there first. An ambient member can also be told ESTALE, when a file is replaced by someone's commit
     just while the kernel asks again for the member's own version of it.
     """
-    return e.errno == errno.EBUSY or e.errno == errno.ESTALE and how == "ambient" and \
+    return e.errno in (errno.EBUSY, errno.EDEADLK) or e.errno == errno.ESTALE and how == "ambient" and \
         bank.replaced(int(os.path.basename(e.filename)[:2]))
 
 
@@ -83,7 +83,7 @@ def plain_changes(mnt, ledger, number, rng):
             notes.intend(account, number)
             os.setxattr(bank.path_of(mnt, account), "user.seen", b"%d" % number)
         except OSError as e:
-            if e.errno != errno.EBUSY:
+            if e.errno not in (errno.EBUSY, errno.EDEADLK):
                 raise
             yield False
             continue
