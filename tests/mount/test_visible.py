@@ -59,11 +59,11 @@ def test_held_and_mapped(t):
 
 def test_ambient_beside_others(t):
     """With plain writers, dirty mappings, rollbacks and names that come and go."""
-    check(run(t, "m", 4, "--readers", "3", "--ambient", "--churn") > 5, "hardly any commits")
+    check(run(t, "m", 4, "--readers", "3", "--ambient", "--churn") > 1, "hardly any commits")
 
 
 def test_named_with_few_workers(t):
-    check(run(t, "m", 4, "--readers", "8", "--churn", options="max_threads=4") > 5, "hardly any commits")
+    check(run(t, "m", 4, "--readers", "8", "--churn", options="max_threads=4") > 1, "hardly any commits")
 
 
 @deadline(3600)
