@@ -9,6 +9,16 @@
 #include <sys/random.h>
 #include <syslog.h>
 
+void base_cond_init(pthread_cond_t *c)
+{
+	pthread_condattr_t mono;
+
+	pthread_condattr_init(&mono);
+	pthread_condattr_setclock(&mono, CLOCK_MONOTONIC);
+	pthread_cond_init(c, &mono);
+	pthread_condattr_destroy(&mono);
+}
+
 int base_vec_push(struct base_vec *vec, uint64_t value)
 {
 	if (vec->n == vec->cap) {

@@ -7,6 +7,7 @@
 #define TXNFS_BASE_H
 
 #include <errno.h>
+#include <pthread.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -74,6 +75,9 @@ static inline bool base_timespec_before(const struct timespec *a, const struct t
 {
 	return a->tv_sec != b->tv_sec ? a->tv_sec < b->tv_sec : a->tv_nsec < b->tv_nsec;
 }
+
+/* A condition whose timed waits go by CLOCK_MONOTONIC. */
+void base_cond_init(pthread_cond_t *c);
 
 /*
  * Growing array of u64: zero-initialise, base_vec_push, free with base_vec_free.

@@ -251,13 +251,14 @@ bool fusefs_again_waiting(struct fusefs *fs, const struct fusefs_node *dir)
 
 /* ---- the operation ---- */
 
-int fusefs_again_begin(struct fusefs *fs, fuse_req_t req, const struct fusefs_node *dir, const char *name)
+int fusefs_again_begin(struct fusefs *fs, fuse_req_t req, struct fusefs_node *dir, const char *name)
 {
 	struct fusefs_park *park = fs->park;
 	struct fusefs_again *a = NULL, *other;
 	const struct fuse_ctx *ctx = fuse_req_ctx(req);
 	int r = 0;
 
+	atomic_fetch_add(&dir->names_in_hand, 1);
 	running = NULL;
 	if (!atomic_load(&park->n_agains)) {
 		fusefs_may_wait();
@@ -359,9 +360,10 @@ bool fusefs_again_end(struct fusefs *fs, fuse_req_t req, struct fusefs_node *dir
 	double patience;
 
 	running = NULL;
+	atomic_fetch_sub(&dir->names_in_hand, 1);
 	if (met && *r == TXN_INSTALLING) {
 		/* It ends by itself. */
-		*r = fusefs_park_it(fs, req, tx, &c, 0, second ? FUSEFS_SECOND : 0);
+		*r = fusefs_park_it(fs, req, tx, &c, 0, FUSEFS_INSTALL | (second ? FUSEFS_SECOND : 0));
 		parked = *r >= 0;
 	} else if (met && *r == -EBUSY && second && !c.holder) {
 		/* It is another one's turn for a moment: not worth a refusal, nor for the directory to stand still for long. */

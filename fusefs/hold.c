@@ -545,18 +545,14 @@ static void *dog_run(void *arg)
 int fusefs_holding_start(struct fusefs *fs)
 {
 	struct fusefs_holding *g = &fs->holding;
-	pthread_condattr_t attr;
 	int r;
 
 	LIST_INIT(&g->barriers);
 	TAILQ_INIT(&g->sweeps);
 	pthread_mutex_init(&g->lock, NULL);
-	pthread_condattr_init(&attr);
-	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-	pthread_cond_init(&g->changed, &attr);
-	pthread_cond_init(&g->dog_wakes, &attr);
-	pthread_cond_init(&g->sweep, &attr);
-	pthread_condattr_destroy(&attr);
+	base_cond_init(&g->changed);
+	base_cond_init(&g->dog_wakes);
+	base_cond_init(&g->sweep);
 	r = pthread_create(&g->dog, NULL, dog_run, fs);
 	g->started = !r;
 	return -r;

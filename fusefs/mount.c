@@ -416,7 +416,7 @@ static void unmount(struct fusefs *fs)
 		return;
 	for (int i = 0; i < 100; i++) {
 		if (fusefs_queue_idle(&fs->committed) && fusefs_queue_idle(&fs->outlived) &&
-		    fusefs_queue_idle(&fs->late))
+		    fusefs_queue_idle(&fs->late) && fusefs_stall_idle(fs))
 			break;
 		if (i == 50)
 			abort_connection(fs);

@@ -178,6 +178,49 @@ void fusefs_node_place(struct fusefs *fs, struct fusefs_node *n, struct fusefs_n
 		destroy(fs, old);
 }
 
+/* [fs->nodes] */
+static struct fusefs_node *known(struct fusefs_node *n)
+{
+	if (!n || !n->nlookup)
+		return NULL;
+	n->refs++;
+	return n;
+}
+
+struct fusefs_node *fusefs_node_directory(struct fusefs *fs, struct fusefs_node *n)
+{
+	struct txn *view = n->tx ? n->tx->txn : NULL;
+	CLEANUP_FREE char *path = NULL;
+	struct fusefs_node *dir;
+	struct txn_obj *obj;
+	char *end, *name, *rest;
+
+	pthread_mutex_lock(&fs->nodes);
+	dir = known(n->parent);
+	pthread_mutex_unlock(&fs->nodes);
+	if (dir || !n->obj || txn_obj_path(fs->eng, view, n->obj, &path))
+		return dir;
+	end = strrchr(path, '/');
+	*(end ? end : path) = '\0';
+	obj = txn_obj_get(txn_root(fs->eng));
+	for (name = strtok_r(path, "/", &rest); name && obj; name = strtok_r(NULL, "/", &rest)) {
+		struct txn_look look = {0};
+		int r = txn_lookup(fs->eng, view, obj, name, &look);
+
+		txn_obj_put(obj);
+		obj = r ? NULL : look.obj;
+	}
+	if (!obj)
+		return NULL;
+	pthread_mutex_lock(&fs->nodes);
+	dir = known(find(obj, n->tx));
+	if (!dir)
+		dir = known(find(obj, NULL));
+	pthread_mutex_unlock(&fs->nodes);
+	txn_obj_put(obj);
+	return dir;
+}
+
 void fusefs_node_retire(struct fusefs *fs, struct txn_obj *obj, struct fusefs_tx *tx)
 {
 	struct fusefs_node *n;

@@ -5,8 +5,8 @@
  * returned without an answer. Resumed is: the handle is dropped without an answer and the bytes go through libfuse again, on
  * a thread of the pool here: the handler simply runs once more, under the same unique number.
  *
- * What may be parked: requests that hold no lock in the kernel which others need, that is, requests on regular files. (A
- * write holds its pages: readers of those wait with it.) Operations on names hold their directory; again.c has them.
+ * What may be parked: requests on regular files. A write holds its pages (readers of those wait with it), and like changes of
+ * attributes its inode: stall.c sees to it that no directory waits with it. Operations on names hold their directory; again.c has them.
  * Waits for an install are the exception: everything parks for them, because they end by themselves.
  */
 #include "fusefs/park.h"
@@ -43,6 +43,7 @@ void fusefs_parked_put(struct fusefs_parked *p)
 	pthread_mutex_lock(&park->lock);
 	last = --p->refs == 0;
 	if (last && p->all.le_prev) {
+		park->holders -= p->dir != NULL;
 		LIST_REMOVE(p, all);
 		if (LIST_EMPTY(&park->all))
 			pthread_cond_broadcast(&park->empty);
@@ -52,6 +53,8 @@ void fusefs_parked_put(struct fusefs_parked *p)
 		return;
 	txn_obstacle_drop(&p->c);
 	fusefs_tx_put(p->tx);
+	if (p->dir)
+		fusefs_node_put(p->fs, p->dir);
 	free((void *)(uintptr_t)p->raw.bytes);
 	free(p);
 }
@@ -63,8 +66,12 @@ bool fusefs_park_in(struct fusefs_parked *p)
 
 	pthread_mutex_lock(&park->lock);
 	in = !park->stopping;
-	if (in && !p->all.le_prev)
+	if (in && !p->all.le_prev) {
 		LIST_INSERT_HEAD(&park->all, p, all);
+		park->holders += p->dir != NULL;
+		if (p->dir && park->holders == 1)
+			pthread_cond_signal(&park->holder);
+	}
 	pthread_mutex_unlock(&park->lock);
 	return in;
 }
@@ -196,6 +203,9 @@ int fusefs_park_it(struct fusefs *fs, fuse_req_t req, struct fusefs_tx *tx, stru
 		p->w.wake = on_wake;
 		p->w.deadline = fusefs_after(patience);
 		p->patience = patience;
+		p->since = fusefs_after(0);
+		if (fusefs_holds_file(p))
+			p->dir = fusefs_node_directory(fs, fusefs_node(fs, ((const struct fuse_in_header *)p->raw.bytes)->nodeid));
 		if (tx) {
 			p->tx = fusefs_tx_get(tx);
 			p->w.txn = txn_is_open(tx->txn) ? tx->txn : NULL;
@@ -205,6 +215,7 @@ int fusefs_park_it(struct fusefs *fs, fuse_req_t req, struct fusefs_tx *tx, stru
 		p->w.deadline = fusefs_after(patience);
 	p->req = req;
 	p->how = how;
+	atomic_store(&p->for_install, how & FUSEFS_INSTALL);
 	p->second = p->second || (how & FUSEFS_SECOND);
 	fusefs_conflict_copy(&p->c, c);
 	if (!fusefs_park_in(p)) {
@@ -278,7 +289,7 @@ bool fusefs_wait(struct fusefs *fs, fuse_req_t req, struct fusefs_tx *tx, const 
 		tried(fs);
 		return false;
 	}
-	*r = fusefs_park_it(fs, req, tx, &c, patience, how);
+	*r = fusefs_park_it(fs, req, tx, &c, patience, how | (installing ? FUSEFS_INSTALL : 0));
 	return *r >= 0;
 }
 
@@ -369,6 +380,7 @@ int fusefs_park_start(struct fusefs *fs)
 	pthread_mutex_init(&park->lock, NULL);
 	pthread_cond_init(&park->more, NULL);
 	pthread_cond_init(&park->empty, NULL);
+	base_cond_init(&park->holder);
 	TAILQ_INIT(&park->ready);
 	fs->park = park;
 	for (; park->started < FUSEFS_RESUMERS; park->started++) {
@@ -377,7 +389,7 @@ int fusefs_park_start(struct fusefs *fs)
 		if (r)
 			return -r;
 	}
-	return 0;
+	return fusefs_stall_start(fs);
 }
 
 void fusefs_park_stop(struct fusefs *fs)
@@ -389,6 +401,7 @@ void fusefs_park_stop(struct fusefs *fs)
 		return;
 	pthread_mutex_lock(&park->lock);
 	park->stopping = true;
+	pthread_cond_broadcast(&park->holder);
 	for (;;) {
 		LIST_FOREACH(p, &park->all, all)
 			if (!p->tried)
@@ -412,6 +425,7 @@ void fusefs_park_stop(struct fusefs *fs)
 	pthread_mutex_unlock(&park->lock);
 	while (park->started > 0)
 		pthread_join(park->thread[--park->started], NULL);
+	fusefs_stall_stop(fs);
 	fusefs_agains_free(fs);
 }
 
@@ -421,7 +435,9 @@ void fusefs_park_free(struct fusefs *fs)
 
 	if (!park)
 		return;
+	fusefs_stall_free(fs);
 	pthread_mutex_destroy(&park->lock);
+	pthread_cond_destroy(&park->holder);
 	pthread_cond_destroy(&park->more);
 	pthread_cond_destroy(&park->empty);
 	free(park);

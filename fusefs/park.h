@@ -22,11 +22,15 @@ struct fusefs_parked {
 	bool expired;      /* it is run again after its deadline */
 	unsigned how;      /* FUSEFS_RERUN: when the deadline passes, too */
 	bool second;       /* its system call has come again already */
+	struct fusefs_node *dir; /* reference, or NULL: it holds a file of this directory in the kernel (stall.c) */
+	struct timespec since;
+	atomic_bool for_install; /* it waits for an install now, not for a transaction */
 	atomic_bool interrupted;
 	/* [park->lock] */
 	struct fusefs_again *again; /* it is held back until this may come again */
 	int why;
-	bool tried; /* to cancel it, at the end */
+	bool tried;     /* to cancel it, at the end */
+	unsigned round; /* stall.c's */
 	unsigned refs;
 	TAILQ_ENTRY(fusefs_parked) ready;
 	LIST_ENTRY(fusefs_parked) all;
@@ -36,15 +40,18 @@ LIST_HEAD(fusefs_agains, fusefs_again);
 
 struct fusefs_park {
 	pthread_mutex_t lock; /* a leaf below the engine's lock for waiting */
-	pthread_cond_t more, empty;
+	pthread_cond_t more, empty, holder; /* holder: CLOCK_MONOTONIC */
 	/* [lock] */
 	TAILQ_HEAD(, fusefs_parked) ready;
 	LIST_HEAD(, fusefs_parked) all;
 	bool stopping, stopped;
+	unsigned holders; /* parked with a directory */
 	struct fusefs_agains agains;
 	atomic_uint n_agains; /* written under lock */
+	/* */
 	unsigned started;
 	pthread_t thread[FUSEFS_RESUMERS];
+	struct fusefs_stall *stall;
 };
 
 /* The request that this thread handles, ready to be kept; NULL: no memory. */
@@ -68,5 +75,12 @@ extern _Thread_local struct fusefs_parked *fusefs_resumed; /* which this thread 
 /* again.c: a request of its thread was held back, and interrupted. [not under park->lock] */
 void fusefs_again_interrupted(struct fusefs_parked *p);
 void fusefs_agains_free(struct fusefs *fs);
+
+/* ---- stall.c: requests that hold a file are not to hold up its directory ---- */
+
+bool fusefs_holds_file(const struct fusefs_parked *p);
+int fusefs_stall_start(struct fusefs *fs);
+void fusefs_stall_stop(struct fusefs *fs); /* when park->stopping; idempotent */
+void fusefs_stall_free(struct fusefs *fs); /* when nothing can block in a notification any more */
 
 #endif

@@ -75,6 +75,7 @@ struct fusefs_node {
 	uint64_t generation;
 	atomic_bool written;   /* was opened for writing: may have dirty mapped pages */
 	atomic_bool kept_attr; /* a shared directory whose attributes the kernel may keep; set under fs->nodes */
+	atomic_uint names_in_hand; /* a directory's operations on names that a handler works at */
 	_Atomic int64_t fresh; /* 1: a commit has changed the attributes; then when the kernel was told; 0: it may keep them */
 	/* [fs->nodes] */
 	uint64_t nlookup;                /* the kernel's references */
@@ -330,6 +331,8 @@ double fusefs_attr_timeout(struct fusefs *fs, struct fusefs_node *n, const struc
 uint64_t fusefs_shown_ino(const struct fusefs_tx *tx, uint64_t ino);
 
 int fusefs_nodes_init(struct fusefs *fs);
+/* The directory by which a file was last seen, or one that it is in: a reference, or NULL if the kernel does not know it. */
+struct fusefs_node *fusefs_node_directory(struct fusefs *fs, struct fusefs_node *n);
 void fusefs_nodes_free(struct fusefs *fs); /* whatever the kernel did not give back */
 
 /* ---- notify.c ---- */
@@ -417,6 +420,7 @@ bool fusefs_kill_priv(struct fusefs *fs, fuse_req_t req);
 #define FUSEFS_RERUN 2u   /* run it again when its time is over as well (fusefs_waited_in_vain) */
 #define FUSEFS_QUIET 4u   /* a refusal is not the caller's: no line for ctl */
 #define FUSEFS_SECOND 8u  /* again.c's */
+#define FUSEFS_INSTALL 16u /* it waits for an install, which ends by itself; park.c's and again.c's */
 
 /* Right before the engine operation that may meet another transaction ... */
 void fusefs_may_wait(void);
@@ -431,11 +435,12 @@ bool fusefs_waited_in_vain(uint64_t *holder);
 int fusefs_park_start(struct fusefs *fs);
 void fusefs_park_stop(struct fusefs *fs); /* answers whatever waits; nothing waits any more */
 void fusefs_park_free(struct fusefs *fs);
+bool fusefs_stall_idle(struct fusefs *fs); /* it does not wait for the kernel */
 
 /* ---- again.c: operations on names, which hold their directory in the kernel ---- */
 
 /* In the place of may_wait and wait. begin: 0, or that it must be refused. end: as fusefs_wait; call it in any case. */
-int fusefs_again_begin(struct fusefs *fs, fuse_req_t req, const struct fusefs_node *dir, const char *name);
+int fusefs_again_begin(struct fusefs *fs, fuse_req_t req, struct fusefs_node *dir, const char *name);
 bool fusefs_again_end(struct fusefs *fs, fuse_req_t req, struct fusefs_node *dir, const char *name,
                       struct fusefs_tx *tx, int *r);
 /* GETATTR of a directory: true when it is held back. */

@@ -89,7 +89,6 @@ int txn_drain(struct txn_engine *eng)
 
 static int engine_locks(struct txn_engine *eng)
 {
-	pthread_condattr_t mono;
 	pthread_rwlockattr_t fair;
 
 	/* A flip must not starve behind readers. No lock is taken shared twice by one thread. */
@@ -104,12 +103,9 @@ static int engine_locks(struct txn_engine *eng)
 	pthread_mutex_init(&eng->tab, NULL);
 	pthread_mutex_init(&eng->lock, NULL);
 	pthread_mutex_init(&eng->checkpoint_lock, NULL);
-	pthread_condattr_init(&mono);
-	pthread_condattr_setclock(&mono, CLOCK_MONOTONIC);
-	pthread_cond_init(&eng->installed, &mono);
-	pthread_cond_init(&eng->work, &mono);
-	pthread_cond_init(&eng->timer, &mono);
-	pthread_condattr_destroy(&mono);
+	base_cond_init(&eng->installed);
+	base_cond_init(&eng->work);
+	base_cond_init(&eng->timer);
 	TAILQ_INIT(&eng->open);
 	TAILQ_INIT(&eng->installs);
 	TAILQ_INIT(&eng->implicits);

@@ -570,13 +570,8 @@ void txn_waits_stuck(struct txn_engine *eng, int why)
 
 void txn_waits_init(struct txn_engine *eng)
 {
-	pthread_condattr_t mono;
-
 	pthread_mutex_init(&eng->waits.lock, NULL);
-	pthread_condattr_init(&mono);
-	pthread_condattr_setclock(&mono, CLOCK_MONOTONIC);
-	pthread_cond_init(&eng->waits.sooner, &mono);
-	pthread_condattr_destroy(&mono);
+	base_cond_init(&eng->waits.sooner);
 }
 
 /* Nobody waits any more: whoever queued up has cancelled. */

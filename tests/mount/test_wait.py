@@ -395,6 +395,87 @@ def test_others_use_the_directory(t):
     expect(errno.EEXIST, b.result)
 
 
+OPEN = {}
+
+
+def open_first(path):
+    OPEN["fd"] = os.open(path, os.O_RDWR)
+
+
+def use_descriptor(hold):
+    HOLDS[hold](OPEN["fd"])
+
+
+# What holds the file in the kernel while it waits ...
+HOLDS = {
+    "write": lambda fd: os.write(fd, b"mine"),
+    "ftruncate": lambda fd: os.ftruncate(fd, 3),
+    "fallocate": lambda fd: os.posix_fallocate(fd, 0, 100),
+    "fchmod": lambda fd: os.fchmod(fd, 0o640),
+    "futimens": lambda fd: os.utime(fd, (1, 1)),
+    "fsetxattr": lambda fd: os.setxattr(fd, "user.x", b"1"),
+    "fremovexattr": lambda fd: os.removexattr(fd, "user.y"),
+}
+# ... and what takes the directory and then the file.
+TAKES = {
+    "unlink": os.unlink,
+    "rename": lambda p: os.rename(p, p + "2"),
+    "rename to another directory": lambda p: os.rename(p, os.path.dirname(p) + "/../e/f"),
+    "rename over it": lambda p: os.rename(os.path.dirname(p) + "/other", p),
+    "link": lambda p: os.link(p, p + "3"),
+}
+
+
+@quick
+def test_no_directory_waits_with_a_file(t):
+    """A file's writer waits, and its name is to go: the directory does not stand still, nor does the commit they wait for."""
+    m = t.mount(options="lock_timeout=1000")
+    stranger = t.actor()
+    cases = list(zip(HOLDS, list(TAKES) * 2)) + [("write", take) for take in TAKES]
+    for i, (hold, take) in enumerate(cases):
+        d = f"d{i}"
+        for name in (d, "e"):
+            os.makedirs(m(name), exist_ok=True)
+        for name in ("f", "other"):
+            write(m(d, name), "0123456789")
+        os.setxattr(m(d, "f"), "user.y", b"1")
+        a, b = t.actor(), t.actor()
+        a(open_first, m(d, "f"))
+        h = m.named(f"h{i}")
+        append(h.root + f"/{d}/f", "h")
+        a.start(use_descriptor, hold)
+        wait_for(m, 1)
+        b.start(TAKES[take], m(d, "f"))
+        stranger(make, m(d, "x"))  # maybe before b has come so far
+        expect(errno.EBUSY, a.result)
+        stranger(make, m(d, "y"))
+        wait_for(m, 1)
+        h.ctl("commit")
+        b.result()
+        for x in (a, b):
+            x.end()
+
+
+def test_writers_wait_on_when_their_directory_is_used(t):
+    """Nobody wants the name: what happens in the directory meanwhile does not end the wait."""
+    m = t.mount(options="lock_timeout=1000")
+    prepare(m)
+    a = t.actor()
+    a(open_first, m("d/f"))
+    h = holder(m)
+    a.start(use_descriptor, "write")
+    wait_for(m, 1)
+    until = time.monotonic() + 2
+    while time.monotonic() < until:
+        make(m("d/x"))
+        os.rename(m("d/x"), m("d/y"))
+        os.unlink(m("d/y"))
+        equal(waiting(m), 1)
+    h.ctl("commit")
+    a.result()
+    equal(read(m("d/f")), b"mine456789h")
+
+
 def test_mapped_pages_never_wait(t):
     m = t.mount(options="lock_timeout=100")
     prepare(m)
@@ -418,9 +499,10 @@ def test_mapped_pages_never_wait(t):
 def test_unmount_ends_all_waits(t):
     m = t.mount(options="lock_timeout=1000")
     prepare(m)
-    holder(m)
+    write(m("d/g"), "0123456789")
+    append(holder(m).root + "/d/g", "h")
     actors = [t.actor() for _ in range(4)]
-    for a, (fn, path) in zip(actors, ((overwrite, "d/f"), (os.unlink, "d/f"), (os.mkdir, "d/new"), (try_truncate, "d/f"))):
+    for a, (fn, path) in zip(actors, ((overwrite, "d/f"), (os.unlink, "d/f"), (os.mkdir, "d/new"), (try_truncate, "d/g"))):
         a.start(fn, m(path))
     wait_for(m, 4)
     m.detach()
