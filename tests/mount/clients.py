@@ -13,12 +13,15 @@ from bank import ACCOUNTS, BUSY, GONE, PLAIN, Ledger, Notes, Torn, Watcher
 from harness import OPT, Failure, ctl
 
 
+STRICT = ("serializable", "snapshot")  # named transactions of these levels
+
+
 def conflict(e, how):
     """
-    Someone else was there first. An ambient member can also be told ESTALE, when a file is replaced by someone's commit
+    Someone else was there first, or, for the strict levels, has changed what was read or is to be changed. An ambient member can also be told ESTALE, when a file is replaced by someone's commit
     just while the kernel asks again for the member's own version of it.
     """
-    return e.errno in (errno.EBUSY, errno.EDEADLK) or e.errno == errno.ESTALE and how == "ambient" and \
+    return e.errno in (errno.EBUSY, errno.EDEADLK) or e.errno == errno.ECANCELED and how in STRICT or e.errno == errno.ESTALE and how == "ambient" and \
         bank.replaced(int(os.path.basename(e.filename)[:2]))
 
 
@@ -38,6 +41,8 @@ def transfers(mnt, how, ledger, number, rng):
             else:
                 name = f"w{number:x}"
                 os.mkdir(f"{mnt}/.txn/{name}")
+                if how in STRICT:
+                    ctl(mnt, f"isolation {how}", name)
                 in_transaction(mnt, name, how, book, number, rng)
         except OSError as e:
             if not conflict(e, how):
@@ -124,6 +129,27 @@ def reads(mnt, how, number, rng):
             os.rmdir(d)
         yield w
         time.sleep(rng.random() * 0.002)
+
+
+def frozen(mnt, number, rng):
+    """Snapshots: all accounts, at whatever pace, show one moment, and twice the same."""
+    while True:
+        number += 1
+        d = f"{mnt}/.txn/z{number:x}"
+        os.mkdir(d)
+        ctl(mnt, "isolation snapshot", os.path.basename(d))
+        first = [bank.look(f"{d}/root", i) for i in range(ACCOUNTS)]
+        for i in rng.sample(range(ACCOUNTS), ACCOUNTS):
+            again = bank.look(f"{d}/root", i)
+            if again != first[i]:
+                raise Failure(f"snapshot: account {i} shows {again} after {first[i]}")
+            if first[i].peer_version > first[first[i].peer].version:
+                raise Failure(f"snapshot: account {i} shows {first[i]}, its peer {first[first[i].peer]}")
+            time.sleep(rng.random() * 0.002)
+        os.rmdir(d)
+        if sum(entry.balance for entry in first) != ACCOUNTS * bank.FUNDS:
+            raise Failure(f"snapshot: the sum is {sum(entry.balance for entry in first)}: {first}")
+        yield True
 
 
 def client(mnt, how, ledger, number, seed):

@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 """
-Sixteen processes on one mount: transfers in ambient, named and run transactions, large transactions, plain changes,
+Sixteen processes on one mount: transfers in ambient, named and run transactions and at each isolation level, large transactions, plain changes,
 directories that come and go, and readers; while a watchdog proves that each of them makes progress. At half time and at
 the end everything is drained, and the daemon must not have grown; then sums, names and contents must be right, and the
 same after a remount. tests/load.sh runs it.
@@ -29,8 +29,9 @@ import harness  # noqa: E402
 from harness import OPT, Failure, check, ctl, equal, read, same_tree, snapshot, tool, wait_until  # noqa: E402
 
 OPTIONS = "segment_mib=2,checkpoint_mib=8,checkpoint_seconds=2"
-KINDS = ["ambient"] * 3 + ["named"] * 3 + ["run"] * 2 + ["plain", "bulk0", "bulk1", "outside", "inside", "churn",
-                                                         "churn-named", "churn-ambient"]
+TRANSFERS = ("ambient", "named", "run") + clients.STRICT
+KINDS = ["ambient"] * 2 + ["named"] + ["run"] * 2 + ["serializable", "snapshot"] + ["plain", "bulk0", "bulk1", "outside", "inside",
+         "frozen", "churn", "churn-named", "churn-ambient"]
 STALL = 60  # seconds, in which each process must have done something
 RUN, PAUSE, STOP = 0, 1, 2
 
@@ -130,6 +131,8 @@ class Shared:
 def work(mnt, how, ledger, number, rng):
     if how in ("outside", "inside"):
         return clients.reads(mnt, how, number, rng)
+    if how == "frozen":
+        return clients.frozen(mnt, number, rng)
     if how.startswith("churn"):
         return churn(mnt, how, number, rng)
     if how == "plain":
@@ -292,7 +295,7 @@ class Load:
     def audit(self, root):
         intended, acknowledged = {}, set()
         for how, ledger in zip(KINDS, self.ledgers):
-            if how in ("ambient", "named", "run"):
+            if how in TRANSFERS:
                 one, other = bank.Ledger(ledger).read()
                 intended.update(one)
                 acknowledged |= other
