@@ -1,5 +1,5 @@
 /*
- * again.c - operations on names that wait for someone else's transaction.
+ * again.c - operations on names, and changes of directories' attributes, that wait for someone else's transaction.
  *
  * The kernel holds the directory while such a request is unanswered: parked, it would stop everything else there, and
  * the very commit that frees it. But it is the VFS that can be made to wait. Told ESTALE, it walks the path once more, asks
@@ -15,8 +15,11 @@
  */
 #include "fusefs/park.h"
 
+#include <fcntl.h>
 #include <limits.h>
 #include <linux/fuse.h>
+#include <stdio.h>
+#include <sys/syscall.h>
 
 #define HOLD_MS 500   /* so long is the name reserved for an operation that must come again */
 #define ARRIVE_S 2.0  /* so long may the kernel take to ask for the attributes */
@@ -31,7 +34,8 @@ struct fusefs_again {
 	pid_t tid;
 	uint32_t opcode;
 	char name[NAME_MAX + 1];
-	struct fusefs_node *dir; /* reference */
+	const struct fusefs_node *on; /* compared only: the directory that the name is in, or without a name the one to change */
+	struct fusefs_node *dir; /* reference: whose attributes the kernel asks for on the way there */
 	struct fusefs_tx *tx;    /* reference or NULL */
 	struct txn_obstacle c;
 	double patience;
@@ -251,14 +255,14 @@ bool fusefs_again_waiting(struct fusefs *fs, const struct fusefs_node *dir)
 
 /* ---- the operation ---- */
 
-int fusefs_again_begin(struct fusefs *fs, fuse_req_t req, struct fusefs_node *dir, const char *name)
+int fusefs_again_begin(struct fusefs *fs, fuse_req_t req, struct fusefs_node *on, const char *name)
 {
 	struct fusefs_park *park = fs->park;
 	struct fusefs_again *a = NULL, *other;
 	const struct fuse_ctx *ctx = fuse_req_ctx(req);
 	int r = 0;
 
-	atomic_fetch_add(&dir->names_in_hand, 1);
+	atomic_fetch_add(&on->in_hand, 1);
 	running = NULL;
 	if (!atomic_load(&park->n_agains)) {
 		fusefs_may_wait();
@@ -273,7 +277,7 @@ int fusefs_again_begin(struct fusefs *fs, fuse_req_t req, struct fusefs_node *di
 		if (!other)
 			break;
 		other->refs++;
-		if (!a && other->dir == dir && other->opcode == opcode_of() && !strcmp(other->name, name) &&
+		if (!a && other->on == on && other->opcode == opcode_of() && !strcmp(other->name, name) &&
 		    !expired(other)) {
 			a = other;
 			r = a->state == REFUSED ? a->why : a->state == WAITING ? -EBUSY : 0;
@@ -298,17 +302,70 @@ int fusefs_again_begin(struct fusefs *fs, fuse_req_t req, struct fusefs_node *di
 	return r;
 }
 
+/*
+ * Does the caller change a directory by its path? By a descriptor there is no second walk, and it would be told ESTALE. The
+ * request does not tell; what the kernel tells of the calling thread may be kept from us, which is a no.
+ */
+static bool by_path(pid_t tid)
+{
+	static const struct {
+		long number;
+		unsigned path, flags; /* arguments that must not be 0, and not have AT_EMPTY_PATH; 0: there are none */
+	} calls[] = {
+#ifdef SYS_chmod
+		{SYS_chmod, 0, 0}, {SYS_chown, 0, 0}, {SYS_lchown, 0, 0}, {SYS_utime, 0, 0}, {SYS_utimes, 0, 0}, {SYS_futimesat, 2, 0},
+#endif
+		{SYS_fchmodat, 2, 0}, {SYS_fchownat, 2, 5}, {SYS_utimensat, 2, 4}, {SYS_setxattr, 0, 0}, {SYS_lsetxattr, 0, 0},
+		{SYS_removexattr, 0, 0}, {SYS_lremovexattr, 0, 0},
+	};
+	char file[32], text[256];
+	unsigned long long arg[6] = {0};
+	CLEANUP_CLOSE int fd = -1;
+	long number;
+	ssize_t n;
+
+	snprintf(file, sizeof(file), "/proc/%d/syscall", (int)tid);
+	fd = open(file, O_RDONLY | O_CLOEXEC);
+	n = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
+	if (n <= 0)
+		return false;
+	text[n] = '\0';
+	if (sscanf(text, "%ld %llx %llx %llx %llx %llx %llx", &number, &arg[0], &arg[1], &arg[2], &arg[3], &arg[4], &arg[5]) != 7)
+		return false;
+	for (size_t i = 0; i < ARRAY_LEN(calls); i++)
+		if (calls[i].number == number)
+			return (!calls[i].path || arg[calls[i].path - 1]) &&
+			       (!calls[i].flags || !(arg[calls[i].flags - 1] & AT_EMPTY_PATH));
+	return false;
+}
+
+/* The directory whose attributes the kernel asks for before the operation can come again: a reference, or NULL. */
+static struct fusefs_node *on_the_way(struct fusefs *fs, fuse_req_t req, struct fusefs_node *on, const char *name)
+{
+	if (!*name)
+		return by_path(fuse_req_ctx(req)->pid) ? fusefs_node_directory(fs, on) : NULL;
+	pthread_mutex_lock(&fs->nodes);
+	fusefs_node_get_locked(on);
+	pthread_mutex_unlock(&fs->nodes);
+	return on;
+}
+
 /* Tell the kernel to come again, by the way of the directory's attributes. */
-static int come_again(struct fusefs *fs, fuse_req_t req, struct fusefs_node *dir, const char *name,
+static int come_again(struct fusefs *fs, fuse_req_t req, struct fusefs_node *on, const char *name,
                       struct fusefs_tx *tx, struct txn_obstacle *c, double patience)
 {
 	struct fusefs_park *park = fs->park;
-	struct fusefs_again *a = calloc(1, sizeof(*a));
+	struct fusefs_node *dir = on_the_way(fs, req, on, name);
+	struct fusefs_again *a = dir ? calloc(1, sizeof(*a)) : NULL;
 	int r;
 
+	if (!dir)
+		fusefs_park_refuse(fs, fuse_req_ctx(req), tx, c, 0, -EBUSY);
 	if (!a) {
 		txn_obstacle_drop(c);
-		return -ENOMEM;
+		if (dir)
+			fusefs_node_put(fs, dir);
+		return dir ? -ENOMEM : -EBUSY;
 	}
 	a->fs = fs;
 	a->tid = fuse_req_ctx(req)->pid;
@@ -318,10 +375,8 @@ static int come_again(struct fusefs *fs, fuse_req_t req, struct fusefs_node *dir
 	a->patience = patience;
 	a->deadline = fusefs_after(patience);
 	fusefs_conflict_copy(&a->c, c);
+	a->on = on;
 	a->dir = dir;
-	pthread_mutex_lock(&fs->nodes);
-	fusefs_node_get_locked(dir);
-	pthread_mutex_unlock(&fs->nodes);
 	a->w.wake = on_wake;
 	a->w.txn = tx && txn_is_open(tx->txn) ? tx->txn : NULL;
 	a->w.hold_ms = HOLD_MS;
@@ -351,7 +406,7 @@ static int come_again(struct fusefs *fs, fuse_req_t req, struct fusefs_node *dir
 	return -ESTALE;
 }
 
-bool fusefs_again_end(struct fusefs *fs, fuse_req_t req, struct fusefs_node *dir, const char *name,
+bool fusefs_again_end(struct fusefs *fs, fuse_req_t req, struct fusefs_node *on, const char *name,
                       struct fusefs_tx *tx, int *r)
 {
 	struct fusefs_again *a = running;
@@ -360,7 +415,7 @@ bool fusefs_again_end(struct fusefs *fs, fuse_req_t req, struct fusefs_node *dir
 	double patience;
 
 	running = NULL;
-	atomic_fetch_sub(&dir->names_in_hand, 1);
+	atomic_fetch_sub(&on->in_hand, 1);
 	if (met && *r == TXN_INSTALLING) {
 		/* It ends by itself. */
 		*r = fusefs_park_it(fs, req, tx, &c, 0, FUSEFS_INSTALL | (second ? FUSEFS_SECOND : 0));
@@ -375,7 +430,7 @@ bool fusefs_again_end(struct fusefs *fs, fuse_req_t req, struct fusefs_node *dir
 			fusefs_park_refuse(fs, fuse_req_ctx(req), tx, &c, a ? a->patience : 0, *r);
 			txn_obstacle_drop(&c);
 		} else {
-			*r = come_again(fs, req, dir, name, tx, &c, patience);
+			*r = come_again(fs, req, on, name, tx, &c, patience);
 		}
 	} else if (met) {
 		txn_obstacle_drop(&c);

@@ -41,10 +41,19 @@ static void op_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi
 		fuse_reply_attr(req, &st, fusefs_attr_timeout(fs, n, &s));
 }
 
-/* A change of a directory holds it in the kernel, and there is no way to have it come again. */
-static unsigned may_park(const struct fusefs_node *n)
+/* Around a change of attributes, which holds a directory in the kernel: 0 or what to refuse it with; true: it waits. */
+static int change_begin(struct fusefs *fs, fuse_req_t req, struct fusefs_node *n)
 {
-	return n->directory ? FUSEFS_AT_ONCE : 0;
+	if (n->directory)
+		return fusefs_again_begin(fs, req, n, "");
+	fusefs_may_wait();
+	return 0;
+}
+
+static bool change_end(struct fusefs *fs, fuse_req_t req, struct fusefs_node *n, struct fusefs_tx *tx,
+                       const struct fusefs_handle *h, int *r)
+{
+	return n->directory ? fusefs_again_end(fs, req, n, "", tx, r) : fusefs_wait(fs, req, tx, h, 0, r);
 }
 
 static unsigned set_mask(const struct fusefs_node *n, int to_set, bool kill)
@@ -94,10 +103,11 @@ static void op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to
 		fusefs_scope(fs, req, n, &s);
 		if (size && n->tx)
 			atomic_store(&n->written, true);
-		fusefs_may_wait();
-		r = txn_setattr(fs->eng, s.txn, n->obj, h ? h->file : NULL, attr,
-		                set_mask(n, to_set, size && fusefs_kill_priv(fs, req)), &reply.attr);
-		if (fusefs_wait(fs, req, s.tx, h, may_park(n), &r))
+		r = change_begin(fs, req, n);
+		if (!r)
+			r = txn_setattr(fs->eng, s.txn, n->obj, h ? h->file : NULL, attr,
+			                set_mask(n, to_set, size && fusefs_kill_priv(fs, req)), &reply.attr);
+		if (change_end(fs, req, n, s.tx, h, &r))
 			return;
 	}
 	if (r) {
@@ -186,10 +196,12 @@ static void change_xattr(fuse_req_t req, fuse_ino_t ino, const char *name, const
 		r = copy_up(fs, req, n);
 	if (!r) {
 		fusefs_scope(fs, req, n, &s);
-		fusefs_may_wait();
-		r = value ? txn_setxattr(fs->eng, s.txn, n->obj, name, value, size, flags)
-		          : txn_removexattr(fs->eng, s.txn, n->obj, name);
-		if (fusefs_wait(fs, req, s.tx, NULL, may_park(n), &r))
+		r = change_begin(fs, req, n);
+		if (!r && value)
+			r = txn_setxattr(fs->eng, s.txn, n->obj, name, value, size, flags);
+		else if (!r)
+			r = txn_removexattr(fs->eng, s.txn, n->obj, name);
+		if (change_end(fs, req, n, s.tx, NULL, &r))
 			return;
 	}
 	if (!r && fusefs_must_tell(fs, &s))

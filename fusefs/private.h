@@ -75,7 +75,7 @@ struct fusefs_node {
 	uint64_t generation;
 	atomic_bool written;   /* was opened for writing: may have dirty mapped pages */
 	atomic_bool kept_attr; /* a shared directory whose attributes the kernel may keep; set under fs->nodes */
-	atomic_uint names_in_hand; /* a directory's operations on names that a handler works at */
+	atomic_uint in_hand;   /* handlers at work at a directory's names and attributes */
 	_Atomic int64_t fresh; /* 1: a commit has changed the attributes; then when the kernel was told; 0: it may keep them */
 	/* [fs->nodes] */
 	uint64_t nlookup;                /* the kernel's references */
@@ -437,11 +437,14 @@ void fusefs_park_stop(struct fusefs *fs); /* answers whatever waits; nothing wai
 void fusefs_park_free(struct fusefs *fs);
 bool fusefs_stall_idle(struct fusefs *fs); /* it does not wait for the kernel */
 
-/* ---- again.c: operations on names, which hold their directory in the kernel ---- */
+/* ---- again.c: operations on names, and on directories' attributes, which hold their directory in the kernel ---- */
 
-/* In the place of may_wait and wait. begin: 0, or that it must be refused. end: as fusefs_wait; call it in any case. */
-int fusefs_again_begin(struct fusefs *fs, fuse_req_t req, struct fusefs_node *dir, const char *name);
-bool fusefs_again_end(struct fusefs *fs, fuse_req_t req, struct fusefs_node *dir, const char *name,
+/*
+ * In the place of may_wait and wait. begin: 0, or that it must be refused. end: as fusefs_wait; call it in any case. on: the
+ * directory; name: in it, or "" for its own attributes.
+ */
+int fusefs_again_begin(struct fusefs *fs, fuse_req_t req, struct fusefs_node *on, const char *name);
+bool fusefs_again_end(struct fusefs *fs, fuse_req_t req, struct fusefs_node *on, const char *name,
                       struct fusefs_tx *tx, int *r);
 /* GETATTR of a directory: true when it is held back. */
 bool fusefs_again_hold(struct fusefs *fs, fuse_req_t req, const struct fusefs_node *n);

@@ -5,7 +5,7 @@
  * file takes the directory first and waits for the inode then; all else in the directory waits behind, and with it the
  * very commit that the parked request waits for. The kernel does not tell. So the directories of such requests are tried, as
  * long as there are any: to invalidate a name takes its directory, also when there is no such name. If that does not come
- * back, and no operation on names of the directory is in our hands, then those that are parked on files of it are refused, as
+ * back, and no operation on the directory is in our hands, then those that are parked on files of it are refused, as
  * if their time were over, and everything goes on.
  *
  * One thread tries, and another one watches it. Neither runs while nothing of the kind is parked.
@@ -126,7 +126,7 @@ static void refuse(struct fusefs_stall *st, const struct fusefs_node *dir)
 	pthread_mutex_lock(&park->lock);
 	LIST_FOREACH(p, &park->all, all)
 		ours = ours || holds_directory(p, fusefs_ino(fs, dir));
-	ours = ours || atomic_load(&dir->names_in_hand);
+	ours = ours || atomic_load(&dir->in_hand);
 	st->round++;
 	while (!ours && !park->stopping) {
 		LIST_FOREACH(p, &park->all, all)

@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 
-from harness import append, check, ctl, equal, exists, expect, patience, quick, read, wait_until, write
+from harness import append, check, ctl, equal, exists, expect, needs_root, patience, quick, read, wait_until, write
 
 
 def waiting(m):
@@ -153,6 +153,72 @@ def test_names_wait_in_transactions(t):
     each(t, ON_NAME, "d/new", ("named", "ambient"))
 
 
+ON_DIRECTORY = {
+    "chmod": (lambda p: os.chmod(p, 0o750), lambda p: equal(os.stat(p).st_mode & 0o777, 0o750)),
+    "chown": (lambda p: os.chown(p, -1, 77), lambda p: equal(os.stat(p).st_gid, 77)),
+    "utimes": (lambda p: os.utime(p, (1, 1)), lambda p: equal(os.stat(p).st_mtime, 1)),
+    "setxattr": (lambda p: os.setxattr(p, "user.x", b"1"), lambda p: equal(os.getxattr(p, "user.x"), b"1")),
+    "removexattr": (lambda p: os.removexattr(p, "user.y"), lambda p: expect(errno.ENODATA, os.getxattr, p, "user.y")),
+}
+
+
+@quick
+@needs_root
+def test_changes_of_directories_wait(t):
+    m = t.mount(options="lock_timeout=100")
+    prepare(m)
+    for i, (what, (change, verify)) in enumerate(ON_DIRECTORY.items()):
+        for kind in ("plain", "named", "ambient"):
+            t.progress(f"{kind}: {what}")
+            d = f"d/{kind}{i}"
+            os.mkdir(m(d))
+            os.setxattr(m(d), "user.y", b"1")
+            h = m.named("h")
+            os.chmod(h.root + "/" + d, 0o711)
+            a = t.actor()
+            root = m.mnt
+            if kind == "ambient":
+                a(ctl, m.mnt, "begin")
+            if kind == "named":
+                root = m.named("w").root
+            a.start(change, f"{root}/{d}")
+            wait_for(m, 1)
+            make(m(d, "bystander"))
+            make(m("d/bystander"))
+            os.unlink(m("d/bystander"))
+            equal(waiting(m), 1)
+            h.ctl("commit" if i % 2 else "rollback")
+            a.result()
+            wait_for(m, 0)
+            if kind == "ambient":
+                a(ctl, m.mnt, "commit")
+            if kind == "named":
+                ctl(m.mnt, "commit", "w")
+            verify(m(d))
+            equal(os.listdir(m(d)), ["bystander"])
+            a.end()
+
+
+def test_what_cannot_come_again_is_refused(t):
+    """By a descriptor, by '.', and the root: no second walk leads there."""
+    m = t.mount(options="lock_timeout=100")
+    prepare(m)
+    h = m.named("h")
+    os.chmod(h.root + "/d", 0o711)
+    os.chmod(h.root, 0o711)
+    fd = os.open(m("d"), os.O_RDONLY)
+    for fn in (lambda: os.fchmod(fd, 0o700), lambda: os.utime(fd), lambda: os.setxattr(fd, "user.x", b"1"),
+               lambda: os.chmod(m.mnt, 0o700)):
+        expect(errno.EBUSY, fn)
+    os.close(fd)
+    a = t.actor()
+    a(os.chdir, m("d"))
+    a.start(os.chmod, ".", 0o700)
+    expect(errno.EBUSY, a.result)
+    h.rollback()
+    a(os.chmod, ".", 0o700)
+
+
 @quick
 def test_relative_paths_wait(t):
     m = t.mount(options="lock_timeout=100")
@@ -178,8 +244,9 @@ def test_time_is_over(t):
     m = t.mount(options="lock_timeout=0.3")
     prepare(m)
     h = holder(m)
+    os.chmod(h.root + "/e", 0o711)
     for fn, path in ((os.unlink, "d/f"), (make, "d/new"), (try_truncate, "d/f"), (overwrite, "d/f"),
-                     (os.mkdir, "d/new")):
+                     (os.mkdir, "d/new"), (os.utime, "e")):
         began = time.monotonic()
         expect(errno.EBUSY, fn, m(path))
         took = time.monotonic() - began
