@@ -223,6 +223,77 @@ static void test_deadlines(void **state UNUSED)
 	kit_free(&k);
 }
 
+static const struct store_ops *real;
+static struct store_ops watched;
+static struct kit *installing;
+static struct man *late, *later;
+
+/* In the midst of an install: the time of one waiter is over, and then another one's, who proves it. */
+static ssize_t watched_write(struct store_file *f, const void *buf, size_t n, uint64_t off)
+{
+	struct timespec now;
+
+	if (late) {
+		clock_gettime(CLOCK_MONOTONIC, &now);
+		txn_wait_deadline(installing->eng, &late->w, &now);
+		late = NULL;
+		txn_wait_deadline(installing->eng, &later->w, &now);
+		assert_int_equal(told(later), -EBUSY);
+	}
+	return real->write(f, buf, n, off);
+}
+
+static struct kit start_watched(void)
+{
+	struct store_dir_options so = {0};
+	struct txn_config cfg = {.no_threads = true};
+	char err[512];
+	struct kit k = start(false);
+
+	kit_crash(&k);
+	assert_int_equal(store_dir_open(k.dir, &so, &k.store, &k.wal, err, sizeof(err)), 0);
+	real = k.store->ops;
+	watched = *real;
+	watched.write = watched_write;
+	k.store->ops = &watched;
+	cfg.store = k.store;
+	cfg.wal_dirfd = k.wal;
+	assert_int_equal(txn_engine_open(&cfg, &k.eng, NULL, err, sizeof(err)), 0);
+	return k;
+}
+
+/* A deadline that passes while the holder is on its way out counts again when the next in the queue has the thing. */
+static void test_a_deadline_during_an_install(void **state UNUSED)
+{
+	struct kit k = start_watched();
+	struct txn *t = begin(&k), *other = begin(&k);
+	struct man one, two, next, third, clock;
+
+	installing = &k;
+	man(&one, t, -1);
+	assert_int_equal(try_or_wait(&k, &one, "a"), 2);
+	man(&two, other, -1);
+	assert_int_equal(try_or_wait(&k, &two, "b"), 2);
+	man(&next, begin(&k), -1);
+	assert_int_equal(try_or_wait(&k, &next, "a"), 0);
+	man(&third, NULL, 100);
+	assert_int_equal(try_or_wait(&k, &third, "a"), 0);
+	man(&clock, NULL, 100);
+	assert_int_equal(try_or_wait(&k, &clock, "b"), 0);
+	late = &third;
+	later = &clock;
+	end(t, true);
+	assert_null(late);
+	assert_int_equal(told(&next), 0);
+	assert_int_equal(atomic_load(&third.why), PENDING);
+	assert_int_equal(try_or_wait(&k, &next, "a"), 2);
+	assert_int_equal(told(&third), -EBUSY);
+	end(next.t, false);
+	end(other, false);
+	assert_int_equal(txn_waiters(k.eng), 0);
+	kit_free(&k);
+}
+
 static void test_circles(void **state UNUSED)
 {
 	for (int n = 2; n <= 4; n++) {
@@ -468,6 +539,7 @@ int main(void)
 		cmocka_unit_test(test_nobody_overtakes),
 		cmocka_unit_test(test_a_promise_lapses),
 		cmocka_unit_test(test_deadlines),
+		cmocka_unit_test(test_a_deadline_during_an_install),
 		cmocka_unit_test(test_circles),
 		cmocka_unit_test(test_a_circle_that_comes_by_passing_on),
 		cmocka_unit_test(test_two_of_one),
