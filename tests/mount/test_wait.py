@@ -498,8 +498,7 @@ def test_no_directory_waits_with_a_file(t):
     """A file's writer waits, and its name is to go: the directory does not stand still, nor does the commit they wait for."""
     m = t.mount(options="lock_timeout=1000")
     stranger = t.actor()
-    cases = list(zip(HOLDS, list(TAKES) * 2)) + [("write", take) for take in TAKES]
-    for i, (hold, take) in enumerate(cases):
+    for i, (hold, take) in enumerate(zip(HOLDS, list(TAKES) * 2)):
         d = f"d{i}"
         for name in (d, "e"):
             os.makedirs(m(name), exist_ok=True)
