@@ -387,18 +387,12 @@ static void run(struct fusefs *fs, fuse_req_t req, struct fusefs_handle *h, cons
 		fuse_reply_write(req, len);
 }
 
-static void *run_apart(void *arg)
+static void run_apart(void *arg)
 {
 	struct command *c = arg;
-	struct fusefs *fs = c->fs;
 
-	run(fs, c->req, c->h, &c->who, c->text, c->len);
+	run(c->fs, c->req, c->h, &c->who, c->text, c->len);
 	free(c);
-	pthread_mutex_lock(&fs->commands_lock);
-	fs->extra--;
-	pthread_cond_broadcast(&fs->commands_done);
-	pthread_mutex_unlock(&fs->commands_lock);
-	return NULL;
 }
 
 /* All the workers that may run commands do: this one gets a thread of its own. */
@@ -406,28 +400,16 @@ static int start_apart(struct fusefs *fs, fuse_req_t req, struct fusefs_handle *
                        const char *text, size_t len)
 {
 	struct command *c = malloc(sizeof(*c) + len);
-	pthread_attr_t attr;
-	pthread_t thread;
 	int r;
 
 	if (!c)
 		return -ENOMEM;
 	*c = (struct command){.fs = fs, .req = req, .h = h, .who = *who, .len = len};
 	memcpy(c->text, text, len);
-	pthread_mutex_lock(&fs->commands_lock);
-	fs->extra++;
-	pthread_mutex_unlock(&fs->commands_lock);
-	pthread_attr_init(&attr);
-	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
-	r = pthread_create(&thread, &attr, run_apart, c);
-	pthread_attr_destroy(&attr);
-	if (!r)
-		return 0;
-	free(c);
-	pthread_mutex_lock(&fs->commands_lock);
-	fs->extra--;
-	pthread_mutex_unlock(&fs->commands_lock);
-	return -r;
+	r = fusefs_apart(fs, run_apart, c);
+	if (r)
+		free(c);
+	return r;
 }
 
 void fusefs_control_write(struct fusefs *fs, fuse_req_t req, struct fusefs_handle *h, const char *text, size_t size)
@@ -456,7 +438,55 @@ void fusefs_control_write(struct fusefs *fs, fuse_req_t req, struct fusefs_handl
 	pthread_mutex_unlock(&fs->commands_lock);
 }
 
-void fusefs_commands_wait(struct fusefs *fs)
+/* ---- threads of their own ---- */
+
+struct job {
+	struct fusefs *fs;
+	void (*fn)(void *arg);
+	void *arg;
+};
+
+static void *run_job(void *arg)
+{
+	struct job *j = arg;
+	struct fusefs *fs = j->fs;
+
+	j->fn(j->arg);
+	free(j);
+	pthread_mutex_lock(&fs->commands_lock);
+	fs->extra--;
+	pthread_cond_broadcast(&fs->commands_done);
+	pthread_mutex_unlock(&fs->commands_lock);
+	return NULL;
+}
+
+int fusefs_apart(struct fusefs *fs, void (*fn)(void *arg), void *arg)
+{
+	struct job *j = malloc(sizeof(*j));
+	pthread_attr_t attr;
+	pthread_t thread;
+	int r;
+
+	if (!j)
+		return -ENOMEM;
+	*j = (struct job){fs, fn, arg};
+	pthread_mutex_lock(&fs->commands_lock);
+	fs->extra++;
+	pthread_mutex_unlock(&fs->commands_lock);
+	pthread_attr_init(&attr);
+	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+	r = pthread_create(&thread, &attr, run_job, j);
+	pthread_attr_destroy(&attr);
+	if (!r)
+		return 0;
+	free(j);
+	pthread_mutex_lock(&fs->commands_lock);
+	fs->extra--;
+	pthread_mutex_unlock(&fs->commands_lock);
+	return -r;
+}
+
+void fusefs_apart_wait(struct fusefs *fs)
 {
 	pthread_mutex_lock(&fs->commands_lock);
 	while (fs->extra)

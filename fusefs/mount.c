@@ -481,7 +481,7 @@ int fusefs_free(struct fusefs *fs)
 	fusefs_park_stop(fs);
 	unmount(fs);
 	fusefs_watchdog_stop(&fs->watchdog);
-	fusefs_commands_wait(fs);
+	fusefs_apart_wait(fs);
 	fusefs_registry_free(fs->reg);
 	fusefs_queue_stop(&fs->committed);
 	fusefs_queue_stop(&fs->outlived);

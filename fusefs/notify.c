@@ -282,45 +282,27 @@ struct apart {
 	struct fusefs_notices list;
 };
 
-static void *send_apart(void *arg)
+static void send_apart(void *arg)
 {
 	struct apart *a = arg;
-	struct fusefs *fs = a->fs;
 
-	fusefs_notices_send(fs, &a->list);
+	fusefs_notices_send(a->fs, &a->list);
 	if (a->sent)
 		latch_put(a->sent, true, 0);
 	free(a);
-	pthread_mutex_lock(&fs->commands_lock);
-	fs->extra--;
-	pthread_cond_broadcast(&fs->commands_done);
-	pthread_mutex_unlock(&fs->commands_lock);
-	return NULL;
 }
 
 void fusefs_notices_apart(struct fusefs *fs, struct fusefs_notices *list)
 {
 	struct apart *a = malloc(sizeof(*a));
 	struct latch *sent = a ? latch_new() : NULL;
-	pthread_attr_t attr;
-	pthread_t thread;
-	int r = -1;
+	int r = -ENOMEM;
 
 	if (a) {
 		*a = (struct apart){fs, sent, *list};
-		pthread_mutex_lock(&fs->commands_lock);
-		fs->extra++;
-		pthread_mutex_unlock(&fs->commands_lock);
-		pthread_attr_init(&attr);
-		pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
-		r = pthread_create(&thread, &attr, send_apart, a);
-		pthread_attr_destroy(&attr);
-		if (r) {
-			pthread_mutex_lock(&fs->commands_lock);
-			fs->extra--;
-			pthread_mutex_unlock(&fs->commands_lock);
+		r = fusefs_apart(fs, send_apart, a);
+		if (r)
 			free(a);
-		}
 	}
 	if (r) {
 		if (sent)

@@ -240,7 +240,7 @@ struct fusefs {
 	pthread_mutex_t commands_lock;
 	pthread_cond_t commands_done;
 	unsigned commands; /* [commands_lock] control writes being run by workers */
-	unsigned extra;    /* [commands_lock] and by threads of their own */
+	unsigned extra;    /* [commands_lock] threads of their own (fusefs_apart) */
 };
 
 static inline struct fusefs *fusefs_of(fuse_req_t req)
@@ -477,7 +477,9 @@ void fusefs_control_write(struct fusefs *fs, fuse_req_t req, struct fusefs_handl
 void fusefs_control_setattr(struct fusefs *fs, fuse_req_t req, struct fusefs_node *n, unsigned to_set);
 int fusefs_control_list(struct fusefs *fs, const struct fusefs_caller *who, struct fusefs_node *n,
                         struct fusefs_listing *l);
-void fusefs_commands_wait(struct fusefs *fs);
+/* fn(arg) in a thread of its own, which the end of the mount waits for: 0 or -errno. */
+int fusefs_apart(struct fusefs *fs, void (*fn)(void *arg), void *arg);
+void fusefs_apart_wait(struct fusefs *fs);
 static inline struct fusefs_caller fusefs_caller(fuse_req_t req)
 {
 	const struct fuse_ctx *c = fuse_req_ctx(req);
