@@ -258,7 +258,7 @@ void cw_check_doubt(struct cw *w, struct sim *image, const char *found, bool pow
 	if (!cw_same(w, now, naive, trees, 3, power))
 		cw_wrong(w, "what was in doubt was resolved (%llx), and the tree is\n%s---- it should be\n%s---- it was\n%s",
 		         (unsigned long long)dice, now, naive, found);
-	if (sim_fsck(image) || sim_leftovers(image))
+	if (sim_fsck(image) || cw_left(image, power))
 		cw_wrong(w, "after what was in doubt was resolved: %s",
 		         sim_fsck(image) ? sim_fsck(image) : sim_leftover(image));
 	free(now);

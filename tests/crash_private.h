@@ -70,6 +70,7 @@ int cw_open_engine(struct cw *w, struct sim *disk, struct txn_engine **eng, char
 /* The picture's lines but those that the debts may have changed (trees: where they may be); power: they count. */
 bool cw_same(struct cw *w, const char *a, const char *b, struct sim *const trees[], size_t n, bool power);
 /* Does the step under way have a prepared transaction, or can it leave one? */
+unsigned cw_left(struct sim *image, bool power);
 bool cw_has_doubt(struct cw *w);
 /*
  * crash_doubt.c: what is in doubt on a disk that was recovered, and whether that is right; resolves it, on this disk, which

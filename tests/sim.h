@@ -82,6 +82,8 @@ char *sim_picture(struct sim *sim);
 /* Names in stage/ and trash/: how many, and one of them ("" when none; valid until the next change). */
 unsigned sim_leftovers(struct sim *sim);
 const char *sim_leftover(struct sim *sim);
+/* Of these, directories with something in them that are kept in trash/ as lost-... */
+unsigned sim_lost(struct sim *sim);
 /* The filesystem's own rules: link counts, one parent for each directory, no circle. NULL or what is wrong (static). */
 const char *sim_fsck(struct sim *sim);
 

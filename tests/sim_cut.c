@@ -467,6 +467,19 @@ const char *sim_leftover(struct sim *sim)
 	return stage->nentries ? stage->entries[0].name : trash->nentries ? trash->entries[0].name : "";
 }
 
+unsigned sim_lost(struct sim *sim)
+{
+	struct sim_inode *trash = sim_at(&sim->now, sim->trash);
+	unsigned n = 0;
+
+	for (size_t i = 0; i < trash->nentries; i++) {
+		struct sim_inode *in = sim_at(&sim->now, trash->entries[i].serial);
+
+		n += !strncmp(trash->entries[i].name, "lost-", 5) && in && S_ISDIR(in->mode) && in->nentries;
+	}
+	return n;
+}
+
 static const char *fsck_dir(struct sim *sim, struct sim_inode *dir, unsigned *seen, unsigned depth)
 {
 	const char *bad = NULL;
