@@ -100,10 +100,10 @@ build()
 	fi
 }
 
-# The numbers in the last line of each log that begins with "seed", added up, in the words of the first.
+# The numbers in the last line of each log that begins with "seed" or "all", added up, in the words of the first.
 sum_up()
 {
-	awk '/^seed [0-9]+: / { sub(/^seed [0-9]+: /, ""); n = split($0, word, " ")
+	awk '/^(seed [0-9]+|all): / { sub(/^(seed [0-9]+|all): /, ""); n = split($0, word, " ")
 		if (!first) { first = 1; for (i = 1; i <= n; i++) text[i] = word[i]; count = n }
 		for (i = 1; i <= n; i++) if (word[i] ~ /^[0-9]+$/) sum[i] += word[i] }
 		END { for (i = 1; i <= count; i++) printf "%s%s", (i in sum) ? sum[i] : text[i], i < count ? " " : "\n" }' "$@"
@@ -145,7 +145,6 @@ figures()
 {
 	case $1 in
 	kills) sed -nE 's/^(kill\.[a-z_]+) +(ok|FAIL) .*\((.*)\)$/\3/p' | paste -sd ';' ;;
-	faults) sed -nE 's/^seed [0-9]+: //p; /faults/!d' | tail -n 1 ;;
 	*) grep -E '[0-9]' | tail -n 1 ;;
 	esac
 }
@@ -183,9 +182,10 @@ runs()
 
 faults()
 {
-	[ -z "$long" ] || export TXNFS_LONG=1
-	TXNFS_SEED=$seed one faults build/tests/test_engine_faults
-	TXNFS_SEED=$seed one allocations build/tests/test_engine_alloc
+	[ -z "$long" ] || export TXNFS_LONG=1 TXNFS_PROGRESS=1
+	export TXNFS_SEED=$seed
+	in_parts faults build/tests/test_engine_faults
+	in_parts allocations build/tests/test_engine_alloc
 }
 
 kills()

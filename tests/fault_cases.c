@@ -14,6 +14,8 @@
 #define SECONDS_MAX 60
 #define TELL_MAX 10
 
+static uint64_t all_runs, all_hit, all_hits, all_broken; /* of all tests */
+
 struct progress {
 	size_t at; /* the run that is under way */
 	uint64_t hits, runs_hit, runs_broken;
@@ -30,9 +32,26 @@ void run_cases_add(struct run_cases *c, struct run_plan *plan, struct fault f)
 	c->v[c->n++] = (struct run_case){plan, f};
 }
 
+/* TXNFS_PART=I/N: each N-th of them, from the I-th on. */
+static void keep_part(struct run_cases *c)
+{
+	const char *text = getenv("TXNFS_PART");
+	size_t part, parts, n = 0;
+
+	if (!text)
+		return;
+	if (sscanf(text, "%zu/%zu", &part, &parts) != 2 || part >= parts)
+		fail_msg("TXNFS_PART=%s: not I/N", text);
+	for (size_t i = part; i < c->n; i += parts)
+		c->v[n++] = c->v[i];
+	c->n = n;
+}
+
 /* What a run says is of interest when it fails. */
 static void play_from(struct run_cases *c, size_t from, struct progress *p, int said)
 {
+	FILE *shown = getenv("TXNFS_PROGRESS") ? fdopen(dup(STDERR_FILENO), "w") : NULL;
+
 	run_alone = true;
 	dup2(said, STDERR_FILENO);
 	for (size_t i = from; i < c->n; i++) {
@@ -47,6 +66,10 @@ static void play_from(struct run_cases *c, size_t from, struct progress *p, int 
 		p->hits += n;
 		p->runs_hit += n != 0;
 		p->runs_broken += run_was_broken;
+		if (shown && i % 1000 == 999) {
+			fprintf(shown, "%zu of %zu runs\n", i + 1, c->n);
+			fflush(shown);
+		}
 	}
 	p->at = c->n;
 	_exit(0);
@@ -81,6 +104,7 @@ void run_cases_play(struct run_cases *c, const char *test)
 	int said = memfd_create("said", 0);
 
 	assert_true(p != MAP_FAILED && said >= 0);
+	keep_part(c);
 	while (p->at < c->n && failed < most) {
 		int status = 0;
 		pid_t pid;
@@ -99,10 +123,21 @@ void run_cases_play(struct run_cases *c, const char *test)
 	}
 	print_message("%s: %zu runs, a fault came in %llu of them (%llu faults), %llu ended read-only\n", test, p->at,
 	              (unsigned long long)p->runs_hit, (unsigned long long)p->hits, (unsigned long long)p->runs_broken);
+	all_runs += p->at;
+	all_hit += p->runs_hit;
+	all_hits += p->hits;
+	all_broken += p->runs_broken;
 	close(said);
 	munmap(p, sizeof(*p));
 	free(c->v);
 	memset(c, 0, sizeof(*c));
 	if (failed)
 		fail_msg("%zu runs have failed", failed);
+}
+
+void run_cases_total(void)
+{
+	print_message("all: %llu runs, %llu with a fault, %llu faults in all, %llu ended read-only\n",
+	              (unsigned long long)all_runs, (unsigned long long)all_hit, (unsigned long long)all_hits,
+	              (unsigned long long)all_broken);
 }

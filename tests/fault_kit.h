@@ -208,5 +208,6 @@ struct run_cases {
 };
 void run_cases_add(struct run_cases *c, struct run_plan *plan, struct fault f);
 void run_cases_play(struct run_cases *c, const char *test);
+void run_cases_total(void); /* prints what all calls of it did */
 
 #endif

@@ -2,7 +2,8 @@
  * test_engine_alloc.c - every allocation of the engine and of the log fails, one at a time and for good; on a real
  * directory those of the store, too. What must be true is in fault_run.c and fault_plan.c.
  *
- * TXNFS_FAULT, TXNFS_SCRIPT and TXNFS_STORE repeat one run; TXNFS_LONG=1 tries every allocation.
+ * TXNFS_FAULT, TXNFS_SCRIPT and TXNFS_STORE repeat one run; TXNFS_LONG=1 tries every allocation,
+ * TXNFS_PART=I/N a part of them, TXNFS_PROGRESS=1 tells how far it is.
  */
 #include "tests/fault_private.h"
 
@@ -81,8 +82,12 @@ int main(int argc, char **argv)
 		cmocka_unit_test(allocations_fail_on_a_real_directory),
 	};
 
+	int failed;
+
 	run_command = argv[0];
 	if (argc > 1)
 		cmocka_set_test_filter(argv[1]);
-	return cmocka_run_group_tests_name("engine_alloc", tests, NULL, NULL);
+	failed = cmocka_run_group_tests_name("engine_alloc", tests, NULL, NULL);
+	run_cases_total();
+	return failed;
 }

@@ -2,7 +2,8 @@
  * test_engine_faults.c - every call of the engine through the store's table and the log's door fails, one at a time and
  * for good: what it must do then is in fault_run.c and fault_plan.c.
  *
- * TXNFS_FAULT and TXNFS_SCRIPT repeat one run; TXNFS_LONG=1 tries all kinds of failure.
+ * TXNFS_FAULT and TXNFS_SCRIPT repeat one run; TXNFS_LONG=1 tries all kinds of failure,
+ * TXNFS_PART=I/N a part of what there is, TXNFS_PROGRESS=1 tells how far it is.
  */
 #include "tests/fault_private.h"
 
@@ -336,8 +337,12 @@ int main(int argc, char **argv)
 		cmocka_unit_test(calls_fail_on_a_real_directory),
 	};
 
+	int failed;
+
 	run_command = argv[0];
 	if (argc > 1)
 		cmocka_set_test_filter(argv[1]);
-	return cmocka_run_group_tests_name("engine_faults", tests, NULL, NULL);
+	failed = cmocka_run_group_tests_name("engine_faults", tests, NULL, NULL);
+	run_cases_total();
+	return failed;
 }
