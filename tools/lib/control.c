@@ -99,14 +99,14 @@ int txnfs_lib_command(const struct txnfs *fs, int dirfd, const char *name, const
 	/* The answer of another outcome than the write's would be a lie. */
 	if (txnfs_lib_answer(buf, line, sizeof(line)) != !r)
 		*line = '\0';
+	if (answer)
+		memcpy(answer, line, sizeof(line));
 	if (r && *line)
 		return txnfs_lib_fail(r, "%s", line);
 	if (r == -ENOTCONN)
 		return txnfs_lib_daemon_ended(fs);
 	if (r)
-		return txnfs_lib_fail(r, "%s: %.*s: %s", fs->point, (int)strcspn(c->text, "\""), c->text, strerror(-r));
-	if (answer)
-		memcpy(answer, line, sizeof(line));
+		return txnfs_lib_fail(r, "%s: %.*s: %s", fs->point, (int)strcspn(c->text, "\"\n"), c->text, strerror(-r));
 	return 0;
 }
 
