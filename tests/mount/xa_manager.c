@@ -9,7 +9,7 @@
  *     root RMID SIZE         failed RMID ERRNO     error                 switch
  *     put RMID NAME TEXT     get RMID NAME         map RMID NAME TEXT    (in the branch's tree; map: by a mapping that stays)
  *     exit                   the thread ends       child VERB...         the same in a child that is forked for it
- *     fork                   a child that sleeps   dbopen RMID FILE, dbput KEY TEXT, dbget KEY   (with Berkeley DB)
+ *     fork                   a child that sleeps   dbresolve HOME commit|rollback GTRID, dbopen RMID FILE, dbput KEY TEXT, dbget KEY
  *
  * With WITH_DB, rmids from 100 on are Berkeley DB's.
  */
@@ -152,14 +152,43 @@ static long recover(char **a, struct answer *answer)
 }
 
 #ifdef WITH_DB
+/* Finish what is prepared, by what Berkeley DB's own calls know of it; how many there were. */
+static long resolve(char **a)
+{
+	char gtrid[DB_GID_SIZE] = {0};
+	long n = bytes(a[3], gtrid), got;
+	DB_PREPLIST list[8];
+	DB_ENV *env;
+	u_int32_t flags = DB_CREATE | DB_THREAD | DB_INIT_LOCK | DB_INIT_LOG | DB_INIT_MPOOL | DB_INIT_TXN | DB_RECOVER | DB_REGISTER;
+	int r = db_env_create(&env, 0);
+
+	if (r)
+		return -1;
+	r = env->set_thread_count(env, 100); /* as its switch does */
+	if (!r)
+		r = env->open(env, a[1], flags, 0);
+	if (!r)
+		r = env->txn_recover(env, list, 8, &got, DB_FIRST);
+	for (long i = 0; !r && i < got; i++) {
+		if (memcmp(list[i].gid, gtrid, (size_t)n))
+			r = -1;
+		else
+			r = strcmp(a[2], "commit") ? list[i].txn->abort(list[i].txn) : list[i].txn->commit(list[i].txn, 0);
+	}
+	env->close(env, 0);
+	return r ? -1 : got;
+}
+
 static long berkeley(char **a, struct answer *answer)
 {
 	DBT key = {.data = a[1], .size = (u_int32_t)strlen(a[1])}, data = {.flags = DB_DBT_USERMEM};
 	int r;
 
+	if (!strcmp(a[0], "dbresolve"))
+		return resolve(a);
 	if (!strcmp(a[0], "dbopen")) {
 		r = db_create(&db, NULL, DB_XA_CREATE);
-		return r ? r : db->open(db, NULL, a[2], NULL, DB_BTREE, DB_CREATE, 0644);
+		return r ? r : db->open(db, NULL, a[2], NULL, DB_BTREE, DB_CREATE | DB_AUTO_COMMIT, 0644);
 	}
 	if (!strcmp(a[0], "dbput")) {
 		DBT value = {.data = a[2], .size = (u_int32_t)strlen(a[2])};
@@ -325,9 +354,10 @@ int main(void)
 		}
 	}
 	for (int i = 0; i < THREADS && threads[i].name[0]; i++) {
-		if (strcmp(threads[i].name, "-")) {
-			close(threads[i].in);
+		/* Not by closing the pipe: a child may have it too. */
+		if (strcmp(threads[i].name, "-") && write(threads[i].in, "exit\n", 5) == 5) {
 			pthread_join(threads[i].id, NULL);
+			close(threads[i].in);
 		}
 	}
 	return 0;
