@@ -62,7 +62,7 @@ static void test_options(void **state UNUSED)
 		{{.timeout_ms = 1}, " timeout 0.001"},
 		{{.timeout_ms = 12345}, " timeout 12.345"},
 		{{.isolation = (enum txnfs_isolation)4}, NULL},
-		{{.isolation = (enum txnfs_isolation)-1}, NULL},
+		{{.isolation = (enum txnfs_isolation) - 1}, NULL},
 		{{.timeout_ms = -2}, NULL},
 		{{.owner = -1}, NULL},
 		{{.reserved[0] = 1}, NULL},
@@ -85,7 +85,8 @@ static void test_options(void **state UNUSED)
 
 static void test_names_are_checked(void **state UNUSED)
 {
-	static const char *const bad[] = {".", "..", "ctl", "status", "changes", "transactions", "prepared", "a/b", "/", "a\nb", "a\tb"};
+	static const char *const bad[] = {".",        "..",  "ctl", "status", "changes", "transactions",
+	                                  "prepared", "a/b", "/",   "a\nb",   "a\tb"};
 	char name[258];
 
 	memset(name, 'x', sizeof(name));
@@ -118,7 +119,8 @@ static void test_answers(void **state UNUSED)
 	assert_string_equal(out, "no such thing (ENOENT)");
 	assert_false(txnfs_lib_answer("", out, sizeof(out)));
 	assert_string_equal(out, "");
-	assert_false(txnfs_lib_answer("error: a text that is much longer than what there is room for", out, sizeof(out)));
+	assert_false(
+		txnfs_lib_answer("error: a text that is much longer than what there is room for", out, sizeof(out)));
 	assert_int_equal(strlen(out), sizeof(out) - 1);
 }
 
@@ -171,9 +173,24 @@ static void test_prepared(void **state UNUSED)
 static void test_bad_lists_are_refused(void **state UNUSED)
 {
 	static const char *const bad[] = {
-		"\n", "g", "g\n", "g\t", "\t1\t-\t1", "g\t1\t-", "g\t1\t-\t", "g\t-1\t-\t1", "g\t4294967296\t-\t1", "g\t1\tnever\t1",
-		"g\t1\t2023-11-14T22:13:20\t1", "g\t1\t-\t18446744073709551616", "g\t1\t-\t1\t1", "g\t1\t-\t1x", "\"g\t1\t-\t1",
-		"\"g\\", "\"g\\\"\t1\t-\t1", "\"g\"x\t1\t-\t1",
+		"\n",
+		"g",
+		"g\n",
+		"g\t",
+		"\t1\t-\t1",
+		"g\t1\t-",
+		"g\t1\t-\t",
+		"g\t-1\t-\t1",
+		"g\t4294967296\t-\t1",
+		"g\t1\tnever\t1",
+		"g\t1\t2023-11-14T22:13:20\t1",
+		"g\t1\t-\t18446744073709551616",
+		"g\t1\t-\t1\t1",
+		"g\t1\t-\t1x",
+		"\"g\t1\t-\t1",
+		"\"g\\",
+		"\"g\\\"\t1\t-\t1",
+		"\"g\"x\t1\t-\t1",
 	};
 
 	for (size_t i = 0; i < ARRAY_LEN(bad); i++) {

@@ -39,7 +39,9 @@ static void test_examples(void **state UNUSED)
 	};
 
 	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
-		XID xid = xid_of(cases[i].format, cases[i].gtrid, strlen(cases[i].gtrid), cases[i].bqual, strlen(cases[i].bqual)), back;
+		XID xid = xid_of(cases[i].format, cases[i].gtrid, strlen(cases[i].gtrid), cases[i].bqual,
+		                 strlen(cases[i].bqual)),
+		    back;
 		char gid[TXNFS_XA_GID_MAX + 1];
 
 		assert_int_equal(txnfs_xa_gid(&xid, gid), 0);
@@ -65,7 +67,9 @@ static void test_all_lengths_and_bytes(void **state UNUSED)
 			}
 			xid = xid_of((g + b) % 2 ? 0x7fffffff : -2, data[0], g, data[1], b);
 			assert_int_equal(txnfs_xa_gid(&xid, gid), 0);
-			assert_int_equal(strspn(gid, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_."), strlen(gid));
+			assert_int_equal(
+				strspn(gid, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_."),
+				strlen(gid));
 			longest = strlen(gid) > longest ? strlen(gid) : longest;
 			assert_int_equal(txnfs_xa_xid(gid, &back), 0);
 			same(&xid, &back);
@@ -93,10 +97,34 @@ static void test_bad_xids(void **state UNUSED)
 static void test_bad_gids(void **state UNUSED)
 {
 	static const char *const bad[] = {
-		"", "g", "xa1", "xa1.", "xa1.0", "xa1.0.", "xa1.0.YQ", "xa1.0.YQ.", "xa1.0..YQ", "xa1..YQ.YQ", "xa1.0.YQ.YQ.",
-		"xa1.0.YQ.YQ ", "XA1.0.YQ.YQ", "xa2.0.YQ.YQ", "xa1.00.YQ.YQ", "xa1.A.YQ.YQ", "xa1.g.YQ.YQ", "xa1.0.YQ==.YQ",
-		"xa1.0.Y.YQ", "xa1.0.YR.YQ", "xa1.0.YQ.YWK", "xa1.0.Y+.YQ", "xa1.0.YQ.YQ.YQ", "xa1.0.YQYQY.YQ",
-		"xa1.ffffffffffffffff.YQ.YQ", "xa1.10000000000000000.YQ.YQ", "xa1.-1.YQ.YQ", "xa1.0x1.YQ.YQ",
+		"",
+		"g",
+		"xa1",
+		"xa1.",
+		"xa1.0",
+		"xa1.0.",
+		"xa1.0.YQ",
+		"xa1.0.YQ.",
+		"xa1.0..YQ",
+		"xa1..YQ.YQ",
+		"xa1.0.YQ.YQ.",
+		"xa1.0.YQ.YQ ",
+		"XA1.0.YQ.YQ",
+		"xa2.0.YQ.YQ",
+		"xa1.00.YQ.YQ",
+		"xa1.A.YQ.YQ",
+		"xa1.g.YQ.YQ",
+		"xa1.0.YQ==.YQ",
+		"xa1.0.Y.YQ",
+		"xa1.0.YR.YQ",
+		"xa1.0.YQ.YWK",
+		"xa1.0.Y+.YQ",
+		"xa1.0.YQ.YQ.YQ",
+		"xa1.0.YQYQY.YQ",
+		"xa1.ffffffffffffffff.YQ.YQ",
+		"xa1.10000000000000000.YQ.YQ",
+		"xa1.-1.YQ.YQ",
+		"xa1.0x1.YQ.YQ",
 	};
 	char text[300];
 	XID xid;
@@ -126,7 +154,8 @@ static void test_open_strings(void **state UNUSED)
 	assert_true(info.owned);
 	assert_int_equal(info.options.isolation, TXNFS_DEFAULT);
 	assert_int_equal(info.options.timeout_ms, 0);
-	assert_int_equal(xa_info_parse("/m\\,n\\\\t,control=.c\\,d,isolation=serializable,timeout=2.5,owner=none", &info), 0);
+	assert_int_equal(
+		xa_info_parse("/m\\,n\\\\t,control=.c\\,d,isolation=serializable,timeout=2.5,owner=none", &info), 0);
 	assert_string_equal(info.point, "/m,n\\t");
 	assert_string_equal(info.control, ".c,d");
 	assert_false(info.owned);
@@ -143,10 +172,31 @@ static void test_open_strings(void **state UNUSED)
 static void test_bad_open_strings(void **state UNUSED)
 {
 	static const char *const bad[] = {
-		"", "mnt", "mnt/site", ",", ",/mnt", "/mnt,,timeout=1", "/mnt,timeout", "/mnt,timeout=", "/mnt,timeout=-1",
-		"/mnt,timeout=1s", "/mnt,timeout=.5", "/mnt,timeout=99999999999999999999", "/mnt,timeout=inf", "/mnt,isolation=",
-		"/mnt,isolation=Snapshot", "/mnt,isolation=read committed", "/mnt,owner=1", "/mnt,owner=", "/mnt,control=",
-		"/mnt,control=a/b", "/mnt,control=..", "/mnt,control=.", "/mnt,user=root", "/mnt,=x", "/mnt, timeout=1",
+		"",
+		"mnt",
+		"mnt/site",
+		",",
+		",/mnt",
+		"/mnt,,timeout=1",
+		"/mnt,timeout",
+		"/mnt,timeout=",
+		"/mnt,timeout=-1",
+		"/mnt,timeout=1s",
+		"/mnt,timeout=.5",
+		"/mnt,timeout=99999999999999999999",
+		"/mnt,timeout=inf",
+		"/mnt,isolation=",
+		"/mnt,isolation=Snapshot",
+		"/mnt,isolation=read committed",
+		"/mnt,owner=1",
+		"/mnt,owner=",
+		"/mnt,control=",
+		"/mnt,control=a/b",
+		"/mnt,control=..",
+		"/mnt,control=.",
+		"/mnt,user=root",
+		"/mnt,=x",
+		"/mnt, timeout=1",
 	};
 	char text[400];
 	struct xa_info info;
@@ -186,8 +236,8 @@ static void test_calls_that_are_not_allowed(void **state UNUSED)
 	XID room[2];
 	int handle, result;
 
-	int (*calls[])(XID *, int, long) = {x->xa_start_entry, x->xa_end_entry, x->xa_prepare_entry, x->xa_commit_entry,
-	                                    x->xa_rollback_entry, x->xa_forget_entry};
+	int (*calls[])(XID *, int, long) = {x->xa_start_entry,  x->xa_end_entry,      x->xa_prepare_entry,
+	                                    x->xa_commit_entry, x->xa_rollback_entry, x->xa_forget_entry};
 
 	for (size_t i = 0; i < ARRAY_LEN(calls); i++) {
 		long flags = calls[i] == x->xa_end_entry ? TMSUCCESS : TMNOFLAGS;
@@ -199,12 +249,12 @@ static void test_calls_that_are_not_allowed(void **state UNUSED)
 		assert_int_equal(calls[i](&good, 7, flags | TMENDRSCAN), XAER_INVAL);
 		assert_int_equal(calls[i](&good, 7, flags | 1), XAER_INVAL);
 	}
-	assert_int_equal(x->xa_open_entry((char *)(uintptr_t)"relative", 7, TMNOFLAGS), XAER_INVAL);
+	assert_int_equal(x->xa_open_entry((char *)(uintptr_t) "relative", 7, TMNOFLAGS), XAER_INVAL);
 	assert_int_equal(x->xa_open_entry(NULL, 7, TMNOFLAGS), XAER_INVAL);
-	assert_int_equal(x->xa_open_entry((char *)(uintptr_t)"/none", 7, TMASYNC), XAER_ASYNC);
-	assert_int_equal(x->xa_open_entry((char *)(uintptr_t)"/none", 7, TMJOIN), XAER_INVAL);
-	assert_int_equal(x->xa_open_entry((char *)(uintptr_t)"/none-such", 7, TMNOFLAGS), XAER_RMERR);
-	assert_int_equal(x->xa_open_entry((char *)(uintptr_t)"/proc", 7, TMNOFLAGS), XAER_RMERR);
+	assert_int_equal(x->xa_open_entry((char *)(uintptr_t) "/none", 7, TMASYNC), XAER_ASYNC);
+	assert_int_equal(x->xa_open_entry((char *)(uintptr_t) "/none", 7, TMJOIN), XAER_INVAL);
+	assert_int_equal(x->xa_open_entry((char *)(uintptr_t) "/none-such", 7, TMNOFLAGS), XAER_RMERR);
+	assert_int_equal(x->xa_open_entry((char *)(uintptr_t) "/proc", 7, TMNOFLAGS), XAER_RMERR);
 	assert_int_equal(x->xa_close_entry(NULL, 7, TMNOFLAGS), XA_OK);
 	assert_int_equal(x->xa_close_entry(NULL, 7, TMFAIL), XAER_INVAL);
 	assert_int_equal(x->xa_recover_entry(room, 2, 7, TMSTARTRSCAN), XAER_PROTO);

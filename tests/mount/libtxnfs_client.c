@@ -10,11 +10,13 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -23,7 +25,7 @@
 #define WANT(condition)                                                                                                \
 	do {                                                                                                           \
 		if (!(condition)) {                                                                                    \
-			fprintf(stderr, "%s:%d: not so: %s; the library's text: %s\n", __FILE__, __LINE__, #condition,  \
+			fprintf(stderr, "%s:%d: not so: %s; the library's text: %s\n", __FILE__, __LINE__, #condition, \
 			        txnfs_error());                                                                        \
 			exit(1);                                                                                       \
 		}                                                                                                      \
@@ -32,7 +34,7 @@
 	do {                                                                                                           \
 		long got_ = (got), want_ = (want);                                                                     \
 		if (got_ != want_) {                                                                                   \
-			fprintf(stderr, "%s:%d: %s is %ld, want %ld; the library's text: %s\n", __FILE__, __LINE__,     \
+			fprintf(stderr, "%s:%d: %s is %ld, want %ld; the library's text: %s\n", __FILE__, __LINE__,    \
 			        #got, got_, want_, txnfs_error());                                                     \
 			exit(1);                                                                                       \
 		}                                                                                                      \
@@ -216,7 +218,9 @@ static void options(const char *mnt)
 	EQUAL(txnfs_begin_named(fs, "bad", &(struct txnfs_options){.isolation = 9}, &tx), -EINVAL);
 	EQUAL(txnfs_begin_named(fs, "bad", &(struct txnfs_options){.reserved[7] = 1}, &tx), -EINVAL);
 	EQUAL(txnfs_attach(fs, "bad", &tx), -ENOENT);
-	for (const char *const *p = (const char *const[]){"", ".", "..", "a/b", "../x", "ctl", "prepared", "x\ny", "\1", NULL}; *p; p++) {
+	for (const char *const *p =
+	             (const char *const[]){"", ".", "..", "a/b", "../x", "ctl", "prepared", "x\ny", "\1", NULL};
+	     *p; p++) {
 		EQUAL(txnfs_begin_named(fs, *p, NULL, &tx), -EINVAL);
 		EQUAL(txnfs_attach(fs, *p, &tx), -EINVAL);
 	}
@@ -235,6 +239,13 @@ static int count(void *arg, const struct txnfs_prepared *p)
 	EQUAL(p->uid, getuid());
 	WANT(p->when > 1700000000 && p->changes > 0);
 	return ++*n > 1 ? 42 : 0;
+}
+
+static int one(void *arg, const struct txnfs_prepared *p)
+{
+	WANT(!strcmp(p->gid, "g"));
+	++*(int *)arg;
+	return 0;
 }
 
 static void prepared(const char *mnt)
@@ -359,6 +370,50 @@ static void threads(const char *mnt)
 	txnfs_close(fs);
 }
 
+/* ---- signals ---- */
+
+static volatile sig_atomic_t ticks;
+
+static void tick(int sig)
+{
+	(void)sig;
+	ticks++;
+}
+
+/* They come all the time, and interrupt what can be interrupted. */
+static void signals(const char *mnt)
+{
+	struct itimerval often = {{0, 200}, {0, 200}}, off = {0};
+	struct sigaction sa = {.sa_handler = tick};
+	struct txnfs *fs = open_mount(mnt), *again;
+	struct txnfs_tx *tx;
+	int n = 0;
+
+	EQUAL(put(mnt, "f", "0"), 0);
+	sigaction(SIGALRM, &sa, NULL);
+	setitimer(ITIMER_REAL, &often, NULL);
+	for (int i = 0; i < 100; i++) {
+		EQUAL(txnfs_open(mnt, NULL, &again), 0);
+		EQUAL(txnfs_begin_named(again, NULL, &(struct txnfs_options){.timeout_ms = 7}, &tx), 0);
+		EQUAL(mkdir(path(txnfs_tx_root(tx), i % 2 ? "odd" : "even"), 0755) && errno != EEXIST, 0);
+		EQUAL(txnfs_savepoint(tx, "s"), 0);
+		EQUAL(txnfs_rollback_to(tx, "s"), 0);
+		if (i % 3) {
+			EQUAL(txnfs_commit(tx), 0);
+		} else {
+			EQUAL(txnfs_prepare(tx, "g"), 0);
+			EQUAL(txnfs_list_prepared(fs, one, &n), 0);
+			EQUAL(txnfs_rollback_prepared(again, "g"), 0);
+		}
+		txnfs_end(tx);
+		txnfs_close(again);
+	}
+	setitimer(ITIMER_REAL, &off, NULL);
+	EQUAL(n, 34);
+	WANT(ticks > 20);
+	txnfs_close(fs);
+}
+
 /* ---- mounts that are not there ---- */
 
 /* MOUNT is a plain directory, the next argument another name of the control directory or nothing. */
@@ -416,7 +471,7 @@ int main(int argc, char **argv)
 		void (*fn)(const char *mnt);
 	} cases[] = {
 		{"ambient", ambient}, {"named", named},     {"options", options}, {"prepared", prepared},
-		{"threads", threads}, {"nothing", nothing}, {"gone", gone},
+		{"threads", threads}, {"nothing", nothing}, {"gone", gone},       {"signals", signals},
 	};
 
 	for (size_t i = 0; argc > 2 && i < sizeof(cases) / sizeof(cases[0]); i++) {

@@ -50,6 +50,10 @@ def test_threads(t):
     client("threads", t.mount().mnt)
 
 
+def test_signals(t):
+    client("signals", t.mount().mnt)
+
+
 def test_control_name(t):
     m = t.mount(options="control=.ctl")
     client("named", m.mnt, env={**os.environ, "TXNFS_CONTROL": ".ctl"})

@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 
-from harness import OPT, TROUBLE, Failure, check, equal
+from harness import OPT, TROUBLE, Failure, check, equal, ls, read
 
 TMNOFLAGS = 0
 TMASYNC, TMONEPHASE, TMFAIL, TMNOWAIT = 0x80000000, 0x40000000, 0x20000000, 0x10000000
@@ -28,6 +28,14 @@ def xid(gtrid, bqual=b"b", format_id=7):
 
 def gtrid_of(x):
     return bytes.fromhex(x.split(":")[1])
+
+
+RESERVED = {"ctl", "status", "transactions", "prepared"}
+
+
+def branches(m):
+    """The mount's (open, prepared) branches."""
+    return set(ls(m(".txn"))) - RESERVED, {line.split("\t")[0] for line in read(m(".txn/prepared")).decode().splitlines()}
 
 
 class Process:

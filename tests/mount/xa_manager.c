@@ -1,17 +1,26 @@
 /*
- * xa_manager.c - threads of control that call an XA switch as they are told: the hands of the transaction manager in xa.py.
+ * xa_manager.c - threads of control that call an XA switch as they are told: the hands of the transaction manager in
+ * xa.py.
  *
- * Reads lines THREAD VERB [ARGUMENT...] and answers THREAD CODE [TEXT]. Threads come to be when they are named, do one thing at a time,
- * and do not wait for each other. An XID is FORMAT:GTRID:BQUAL with the two in hexadecimal, flags are hexadecimal.
+ * Reads lines THREAD VERB [ARGUMENT...] and answers THREAD CODE [TEXT]. Threads come to be when they are named, do one
+ * thing at a time, and do not wait for each other. An XID is FORMAT:GTRID:BQUAL with the two in hexadecimal, flags are
+ * hexadecimal.
  *
- *     open RMID STRING       close RMID            start|end|prepare|commit|rollback|forget RMID XID FLAGS
- *     recover RMID COUNT FLAGS                      complete RMID FLAGS
- *     root RMID SIZE         failed RMID ERRNO     error                 switch
- *     put RMID NAME TEXT     get RMID NAME         map RMID NAME TEXT    (in the branch's tree; map: by a mapping that stays)
- *     exit                   the thread ends       child VERB...         the same in a child that is forked for it
- *     fork                   a child that sleeps   dbresolve HOME commit|rollback GTRID, dbopen RMID FILE, dbput KEY TEXT, dbget KEY
+ *     open RMID STRING FLAGS          close RMID FLAGS
+ *     start|end|prepare|commit|rollback|forget RMID XID FLAGS
+ *     recover RMID COUNT FLAGS        complete RMID FLAGS
+ *     root RMID SIZE                  failed RMID ERRNO
+ *     error                           switch RMID
+ *     put RMID NAME TEXT              get RMID NAME         in the branch's tree
+ *     map RMID NAME TEXT              by a mapping that stays
+ *     exit                            the thread ends
+ *     child VERB...                   the same in a child that is forked for it
+ *     fork                            a child that sleeps
  *
- * With WITH_DB, rmids from 100 on are Berkeley DB's.
+ * With WITH_DB, rmids from 100 on are Berkeley DB's:
+ *
+ *     dbopen RMID FILE                dbput KEY TEXT        dbget KEY
+ *     dbresolve HOME commit|rollback GTRID                  what a crash has left prepared
  */
 #include <txnfs-xa.h>
 
@@ -159,7 +168,8 @@ static long resolve(char **a)
 	long n = bytes(a[3], gtrid), got;
 	DB_PREPLIST list[8];
 	DB_ENV *env;
-	u_int32_t flags = DB_CREATE | DB_THREAD | DB_INIT_LOCK | DB_INIT_LOG | DB_INIT_MPOOL | DB_INIT_TXN | DB_RECOVER | DB_REGISTER;
+	u_int32_t flags = DB_CREATE | DB_THREAD | DB_INIT_LOCK | DB_INIT_LOG | DB_INIT_MPOOL | DB_INIT_TXN |
+	                  DB_RECOVER | DB_REGISTER;
 	int r = db_env_create(&env, 0);
 
 	if (r)
@@ -173,7 +183,8 @@ static long resolve(char **a)
 		if (memcmp(list[i].gid, gtrid, (size_t)n))
 			r = -1;
 		else
-			r = strcmp(a[2], "commit") ? list[i].txn->abort(list[i].txn) : list[i].txn->commit(list[i].txn, 0);
+			r = strcmp(a[2], "commit") ? list[i].txn->abort(list[i].txn)
+			                           : list[i].txn->commit(list[i].txn, 0);
 	}
 	env->close(env, 0);
 	return r ? -1 : got;

@@ -1,8 +1,8 @@
 /*
  * control.c - the control files.
  *
- * Each command opens ctl anew: a descriptor has its own answer, so that threads never read each other's. Nothing stays open
- * between two calls.
+ * Each command opens ctl anew: a descriptor has its own answer, so that threads never read each other's. Nothing stays
+ * open between two calls.
  */
 #include "tools/lib/private.h"
 
@@ -16,8 +16,8 @@
 
 int txnfs_lib_daemon_ended(const struct txnfs *fs)
 {
-	return txnfs_lib_fail(-ENOTCONN, "%s: the filesystem's daemon has ended; `txnfs umount %s` and mount it again", fs->point,
-	                      fs->point);
+	return txnfs_lib_fail(-ENOTCONN, "%s: the filesystem's daemon has ended; `txnfs umount %s` and mount it again",
+	                      fs->point, fs->point);
 }
 
 int txnfs_lib_dir(const struct txnfs *fs, int *out)
@@ -35,8 +35,9 @@ int txnfs_lib_dir(const struct txnfs *fs, int *out)
 	if (r == -ENOTCONN || r == -ECONNABORTED)
 		return txnfs_lib_daemon_ended(fs);
 	if (r == -ENOENT || r == -ENOTDIR || r == -ELOOP)
-		return txnfs_lib_fail(-ENODEV, "%s: no txnfs is mounted here, or its control directory is not called %s", fs->point,
-		                      fs->control);
+		return txnfs_lib_fail(-ENODEV,
+		                      "%s: no txnfs is mounted here, or its control directory is not called %s",
+		                      fs->point, fs->control);
 	return txnfs_lib_fail(r, "%s: %s", path, strerror(-r));
 }
 
@@ -73,7 +74,8 @@ static ssize_t read_at(int fd, char *buf, size_t size, off_t at)
 	return n < 0 ? -errno : n;
 }
 
-int txnfs_lib_command(const struct txnfs *fs, int dirfd, const char *name, const struct txnfs_lib_command *c, char *answer)
+int txnfs_lib_command(const struct txnfs *fs, int dirfd, const char *name, const struct txnfs_lib_command *c,
+                      char *answer)
 {
 	char buf[CHUNK] = "", line[TXNFS_LIB_TEXT];
 	CLEANUP_CLOSE int fd = -1;
@@ -106,7 +108,8 @@ int txnfs_lib_command(const struct txnfs *fs, int dirfd, const char *name, const
 	if (r == -ENOTCONN)
 		return txnfs_lib_daemon_ended(fs);
 	if (r)
-		return txnfs_lib_fail(r, "%s: %.*s: %s", fs->point, (int)strcspn(c->text, "\"\n"), c->text, strerror(-r));
+		return txnfs_lib_fail(r, "%s: %.*s: %s", fs->point, (int)strcspn(c->text, "\"\n"), c->text,
+		                      strerror(-r));
 	return 0;
 }
 
@@ -141,7 +144,8 @@ int txnfs_lib_read(const struct txnfs *fs, int dirfd, const char *name, const ch
 	return 0;
 }
 
-/* What the mount said about a mkdir: the process's last line, which another thread's command may have replaced meanwhile. */
+/* What the mount said about a mkdir: the process's last line, which another thread's command may have replaced
+ * meanwhile. */
 static int refused_line(const struct txnfs *fs, int dirfd, int r)
 {
 	CLEANUP_FREE char *text = NULL;

@@ -55,13 +55,15 @@ int txnfs_lib_prepared(char *line, struct txnfs_prepared *out, char **next);
 
 /* -ENOTCONN with its text. */
 int txnfs_lib_daemon_ended(const struct txnfs *fs);
-/* The control directory, O_PATH. What is opened relative to it belongs to one mount, whatever is mounted there meanwhile. */
+/* The control directory, O_PATH. What is opened relative to it belongs to one mount, whatever is mounted there
+ * meanwhile. */
 int txnfs_lib_dir(const struct txnfs *fs, int *out);
 /*
- * Write a command to NAME/ctl (name NULL: ctl). answer (TXNFS_LIB_TEXT bytes, or NULL) gets the line that came back, also after a
- * refusal; "": there was none, because the daemon has ended.
+ * Write a command to NAME/ctl (name NULL: ctl). answer (TXNFS_LIB_TEXT bytes, or NULL) gets the line that came back,
+ * also after a refusal; "": there was none, because the daemon has ended.
  */
-int txnfs_lib_command(const struct txnfs *fs, int dirfd, const char *name, const struct txnfs_lib_command *c, char *answer);
+int txnfs_lib_command(const struct txnfs *fs, int dirfd, const char *name, const struct txnfs_lib_command *c,
+                      char *answer);
 /* The contents of NAME/FILE or FILE, malloc'ed, with a NUL behind them. */
 int txnfs_lib_read(const struct txnfs *fs, int dirfd, const char *name, const char *file, char **out);
 /* Make and remove NAME/. */

@@ -61,15 +61,17 @@ void txnfs_lib_put_name(struct txnfs_lib_command *c, const char *name)
 
 int txnfs_lib_put_options(struct txnfs_lib_command *c, const struct txnfs_options *o)
 {
-	static const char *const levels[] = {
-		[TXNFS_READ_COMMITTED] = "read committed", [TXNFS_SERIALIZABLE] = "serializable", [TXNFS_SNAPSHOT] = "snapshot"};
+	static const char *const levels[] = {[TXNFS_READ_COMMITTED] = "read committed",
+	                                     [TXNFS_SERIALIZABLE] = "serializable",
+	                                     [TXNFS_SNAPSHOT] = "snapshot"};
 
 	if (!o)
 		return 0;
 	for (size_t i = 0; i < ARRAY_LEN(o->reserved); i++) {
 		if (o->reserved[i])
-			return txnfs_lib_fail(-EINVAL, "reserved options are set: the program is for a newer libtxnfs, or has not "
-			                               "set all of struct txnfs_options to zero");
+			return txnfs_lib_fail(
+				-EINVAL, "reserved options are set: the program is for a newer libtxnfs, or has not "
+					 "set all of struct txnfs_options to zero");
 	}
 	if ((unsigned)o->isolation >= ARRAY_LEN(levels))
 		return txnfs_lib_fail(-EINVAL, "%d is not an isolation level", (int)o->isolation);
@@ -223,7 +225,8 @@ static int moment(char **p, time_t *out)
 		return 0;
 	}
 	if (sscanf(*p, "%4d-%2d-%2dT%2d:%2d:%2dZ\t%n", &tm.tm_year, &tm.tm_mon, &tm.tm_mday, &tm.tm_hour, &tm.tm_min,
-	           &tm.tm_sec, &n) != 6 || !n)
+	           &tm.tm_sec, &n) != 6 ||
+	    !n)
 		return -EPROTO;
 	tm.tm_year -= 1900;
 	tm.tm_mon--;

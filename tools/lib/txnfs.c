@@ -70,11 +70,13 @@ int txnfs_open(const char *path, const char *control, struct txnfs **out)
 		control = ".txn";
 	if (!path || !*path)
 		return txnfs_lib_fail(-EINVAL, "the mount point is empty");
-	if (!*control || strchr(control, '/') || strlen(control) > NAME_MAX || !strcmp(control, ".") || !strcmp(control, ".."))
+	if (!*control || strchr(control, '/') || strlen(control) > NAME_MAX || !strcmp(control, ".") ||
+	    !strcmp(control, ".."))
 		return txnfs_lib_fail(-EINVAL, "\"%s\" cannot be the name of a control directory", control);
 	real = realpath(path, NULL);
 	if (!real && errno == ENOTCONN)
-		return txnfs_lib_fail(-ENOTCONN, "%s: the filesystem's daemon has ended; unmount it and mount it again", path);
+		return txnfs_lib_fail(-ENOTCONN, "%s: the filesystem's daemon has ended; unmount it and mount it again",
+		                      path);
 	if (!real)
 		return txnfs_lib_fail(-errno, "%s: %s", path, strerror(errno));
 	name = strdup(control);
@@ -93,7 +95,8 @@ int txnfs_open(const char *path, const char *control, struct txnfs **out)
 	if (r) {
 		txnfs_close(fs);
 		return r < 0 ? r
-		             : txnfs_lib_fail(-ENODEV, "%s: not in a txnfs mount with a control directory called %s", path, control);
+		             : txnfs_lib_fail(-ENODEV, "%s: not in a txnfs mount with a control directory called %s",
+		                              path, control);
 	}
 	*out = fs;
 	return 0;
@@ -125,7 +128,8 @@ static int tx_new(const struct txnfs *fs, const char *name, struct txnfs_tx **ou
 	tx->fs.control = strdup(fs->control);
 	if (name) {
 		tx->name = strdup(name);
-		if (asprintf(&tx->root, "%s/%s/%s/root", strcmp(fs->point, "/") ? fs->point : "", fs->control, name) < 0)
+		if (asprintf(&tx->root, "%s/%s/%s/root", strcmp(fs->point, "/") ? fs->point : "", fs->control, name) <
+		    0)
 			tx->root = NULL;
 	}
 	if (!tx->fs.point || !tx->fs.control || (name && (!tx->name || !tx->root))) {
@@ -186,7 +190,8 @@ static void invent(char *name, size_t size)
 	struct timespec now;
 
 	clock_gettime(CLOCK_REALTIME, &now);
-	snprintf(name, size, "lib-%d-%u-%05lx", (int)getpid(), atomic_fetch_add(&count, 1) + 1, (unsigned long)now.tv_nsec & 0xfffff);
+	snprintf(name, size, "lib-%d-%u-%05lx", (int)getpid(), atomic_fetch_add(&count, 1) + 1,
+	         (unsigned long)now.tv_nsec & 0xfffff);
 }
 
 int txnfs_begin_named(struct txnfs *fs, const char *name, const struct txnfs_options *options, struct txnfs_tx **out)
@@ -375,7 +380,8 @@ int txnfs_list_prepared(struct txnfs *fs, int (*fn)(void *arg, const struct txnf
 	for (char *line = text; !r && *line;) {
 		r = txnfs_lib_prepared(line, &p, &line);
 		if (r)
-			return txnfs_lib_fail(r, "%s: the list of prepared transactions cannot be understood", fs->point);
+			return txnfs_lib_fail(r, "%s: the list of prepared transactions cannot be understood",
+			                      fs->point);
 		r = fn(arg, &p);
 	}
 	return r;

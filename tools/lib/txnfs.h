@@ -15,28 +15,28 @@
  *     txnfs_end(tx);                  rolls back what was not committed
  *     txnfs_close(fs);
  *
- * The library speaks the control files' language (txnfs-control(5)) and does nothing that a program could not do with them.
- * It needs nothing but the C library. Link with `pkg-config --cflags --libs libtxnfs`.
+ * The library speaks the control files' language (txnfs-control(5)) and does nothing that a program could not do with
+ * them. It needs nothing but the C library. Link with `pkg-config --cflags --libs libtxnfs`.
  *
- * Results.  Functions return 0 or a negative errno, those of txnfs-control(5) and those that are named here. txnfs_error()
- * then has the sentence that the mount gave: what happened, to what, whose transaction was in the way. Every function that
- * takes a mount can return
+ * Results.  Functions return 0 or a negative errno, those of txnfs-control(5) and those that are named here.
+ * txnfs_error() then has the sentence that the mount gave: what happened, to what, whose transaction was in the way.
+ * Every function that takes a mount can return
  *     -ENODEV    no txnfs is mounted at that place (any more), or its control directory has another name
  *     -ENOTCONN  the mount's daemon has ended
  *     -ENOMEM, -EMFILE, -ENFILE
  *
- * Threads.  All functions may be called from any thread at any time, also several on one struct txnfs or struct txnfs_tx;
- * but each object is freed once, when no other thread uses it any more. A program with threads uses named transactions: an
- * ambient one belongs to the process, with all of its threads.
+ * Threads.  All functions may be called from any thread at any time, also several on one struct txnfs or struct
+ * txnfs_tx; but each object is freed once, when no other thread uses it any more. A program with threads uses named
+ * transactions: an ambient one belongs to the process, with all of its threads.
  *
- * Fork.  A child may go on to use what its parent has opened. A named transaction is then shared by both: one of them ends
- * it, the other one calls txnfs_detach. An ambient one has the child as a member.
+ * Fork.  A child may go on to use what its parent has opened. A named transaction is then shared by both: one of them
+ * ends it, the other one calls txnfs_detach. An ambient one has the child as a member.
  *
- * Signals.  No function returns -EINTR, none changes a signal's disposition, none is async-signal-safe. A commit cannot be interrupted
- * once it has begun.
+ * Signals.  No function returns -EINTR, none changes a signal's disposition, none is async-signal-safe. A commit cannot
+ * be interrupted once it has begun.
  *
- * Names and paths are bytes without NUL. Names have 1 to TXNFS_NAME_MAX bytes, and none of the control characters except
- * tab, newline and carriage return, which a named transaction's name cannot have either, nor a slash.
+ * Names and paths are bytes without NUL. Names have 1 to TXNFS_NAME_MAX bytes, and none of the control characters
+ * except tab, newline and carriage return, which a named transaction's name cannot have either, nor a slash.
  */
 #ifndef TXNFS_H
 #define TXNFS_H
@@ -58,8 +58,9 @@ struct txnfs;    /* a mount */
 struct txnfs_tx; /* a transaction */
 
 /*
- * What the calling thread's last call that failed has to say: one line without a newline, never NULL, "" before the first failure. It
- * is valid until the thread's next call of a function of this library, and never in the way of another thread.
+ * What the calling thread's last call that failed has to say: one line without a newline, never NULL, "" before the
+ * first failure. It is valid until the thread's next call of a function of this library, and never in the way of
+ * another thread.
  */
 const char *txnfs_error(void);
 
@@ -70,8 +71,8 @@ const char *txnfs_version(void);
 
 /*
  * A mount by its mount point, or by any path in it. `control` is what `-o control=` has made of the control directory's
- * name; NULL: $TXNFS_CONTROL, else ".txn". Nothing is held open: the mount can be unmounted and mounted again while the
- * object lives, which then means whatever is mounted there. A path in a transaction's root/ gives the view of that
+ * name; NULL: $TXNFS_CONTROL, else ".txn". Nothing is held open: the mount can be unmounted and mounted again while
+ * the object lives, which then means whatever is mounted there. A path in a transaction's root/ gives the view of that
  * transaction, in which no other one can begin (-EALREADY).
  * -EINVAL: an empty path, or a control name with a slash. -ENOENT, -EACCES, -ENOTDIR, -ELOOP: of the path.
  */
@@ -100,8 +101,9 @@ struct txnfs_options {
 	/* How long an operation waits for what another transaction has changed, in milliseconds; 0: the mount's
 	 * lock_timeout; TXNFS_NO_WAIT: not at all. It then fails with EBUSY. */
 	int timeout_ms;
-	/* The process whose death rolls the transaction back: the caller (getpid()) or one of its ancestors of the same user.
-	 * 0: of an ambient transaction the caller; of a named one nobody, it stays until it is ended or unmounted. */
+	/* The process whose death rolls the transaction back: the caller (getpid()) or one of its ancestors of the same
+	 * user. 0: of an ambient transaction the caller; of a named one nobody, it stays until it is ended or
+	 * unmounted. */
 	pid_t owner;
 	/* Of an ambient transaction: a name to know it by in status and messages. Ignored by txnfs_begin_named. */
 	const char *label;
@@ -110,14 +112,15 @@ struct txnfs_options {
 };
 
 /*
- * Begin an ambient transaction. From here to its end, the owning process, all its threads and all its descendants see and
- * change the tree at its ordinary paths within this transaction. A process is in one at a time: -EALREADY.
+ * Begin an ambient transaction. From here to its end, the owning process, all its threads and all its descendants see
+ * and change the tree at its ordinary paths within this transaction. A process is in one at a time: -EALREADY.
  */
 int txnfs_begin(struct txnfs *fs, const struct txnfs_options *options, struct txnfs_tx **out);
 
 /*
- * Begin a named transaction: whoever uses paths below txnfs_tx_root() works in it, any number of threads and processes of the
- * same user. `name` NULL: the library finds one that is not in use. -EEXIST: the name is in use. -EUSERS: too many are open.
+ * Begin a named transaction: whoever uses paths below txnfs_tx_root() works in it, any number of threads and processes
+ * of the same user. `name` NULL: the library finds one that is not in use. -EEXIST: the name is in use. -EUSERS: too
+ * many are open.
  */
 int txnfs_begin_named(struct txnfs *fs, const char *name, const struct txnfs_options *options, struct txnfs_tx **out);
 
@@ -148,15 +151,16 @@ int txnfs_rollback(struct txnfs_tx *tx);
 /* Names may repeat; the newest counts. */
 int txnfs_savepoint(struct txnfs_tx *tx, const char *name);
 
-/* Undo what came after; the savepoint stays, those behind it go. -ENOENT: no such savepoint, and nothing has changed. */
+/* Undo what came after; the savepoint stays, those behind it go. -ENOENT: no such savepoint, and nothing has changed.
+ */
 int txnfs_rollback_to(struct txnfs_tx *tx, const char *name);
 
 /* Forget the savepoint and those behind it; the changes stay. -ENOENT: no such savepoint. */
 int txnfs_release(struct txnfs_tx *tx, const char *name);
 
 /*
- * Free tx, after rolling it back when it is still open; NULL is fine. Keeps errno and txnfs_error(), so it can stand in any
- * cleanup. What cannot be rolled back (the daemon has ended) is left to the mount's recovery.
+ * Free tx, after rolling it back when it is still open; NULL is fine. Keeps errno and txnfs_error(), so it can stand
+ * in any cleanup. What cannot be rolled back (the daemon has ended) is left to the mount's recovery.
  */
 void txnfs_end(struct txnfs_tx *tx);
 
@@ -166,10 +170,10 @@ void txnfs_detach(struct txnfs_tx *tx);
 /* ---- two-phase commit ---- */
 
 /*
- * First phase. On success the transaction has left tx (which remains to be freed) and waits under its gid, durably, over crashes and
- * unmounts, for one of the two calls below from any process of its user or root. On failure it has been rolled back, unless the
- * gid could not be understood (-EINVAL, -ENAMETOOLONG); -EEXIST: the gid is in use; -EIO: whether it is prepared is decided by the
- * mount's next recovery.
+ * First phase. On success the transaction has left tx (which remains to be freed) and waits under its gid, durably,
+ * over crashes and unmounts, for one of the two calls below from any process of its user or root. On failure it has
+ * been rolled back, unless the gid could not be understood (-EINVAL, -ENAMETOOLONG); -EEXIST: the gid is in use; -EIO:
+ * whether it is prepared is decided by the mount's next recovery.
  */
 int txnfs_prepare(struct txnfs_tx *tx, const char *gid);
 

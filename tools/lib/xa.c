@@ -38,7 +38,8 @@ static int xa_open(char *text, int rmid, long flags)
 	there = real && !strcmp(real, txnfs_mount_point(fs));
 	free(real);
 	if (!there) {
-		txnfs_lib_fail(0, "xa_open: %s is not a mount point of txnfs; %s is", info.point, txnfs_mount_point(fs));
+		txnfs_lib_fail(0, "xa_open: %s is not a mount point of txnfs; %s is", info.point,
+		               txnfs_mount_point(fs));
 		txnfs_close(fs);
 		return XAER_RMERR;
 	}

@@ -80,9 +80,9 @@ static int same_gid(void *arg, const struct txnfs_prepared *p)
 }
 
 /*
- * A branch goes from open to prepared to absent, so it is looked for in this order. What is prepared counts: someone may have begun
- * another transaction of that name. Each answer is the daemon's: what the
- * kernel remembers of a name outlives the daemon, and "not known" of a mount that is gone would be a lie with consequences.
+ * A branch goes from open to prepared to absent, so it is looked for in this order. What is prepared counts: someone
+ * may have begun another transaction of that name. Each answer is the daemon's: what the kernel remembers of a name
+ * outlives the daemon, and "not known" of a mount that is gone would be a lie with consequences.
  */
 int xa_lookup(const struct xa_rm *rm, const char *gid, enum xa_state *out)
 {
@@ -146,7 +146,8 @@ static int outside(const struct xa_rm *rm, int dirfd)
 	line = strchr(text, '\n');
 	if (!line || strncmp(line + 1, "transaction ", strlen("transaction ")))
 		return XA_OK;
-	txnfs_lib_fail(0, "%s: the process is in another transaction: %.*s", rm->fs->point, (int)strcspn(line + 1, "\n"), line + 1);
+	txnfs_lib_fail(0, "%s: the process is in another transaction: %.*s", rm->fs->point,
+	               (int)strcspn(line + 1, "\n"), line + 1);
 	return XAER_OUTSIDE;
 }
 
@@ -215,14 +216,17 @@ int xa_branch_open(const struct xa_rm *rm, const char *gid, bool exclusive, int 
 	*out = -1;
 	if (r)
 		return xa_failure(r);
-	fd = openat(dirfd, gid, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+	do
+		fd = openat(dirfd, gid, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+	while (fd < 0 && errno == EINTR);
 	if (fd < 0 && errno != ENOENT && errno != ENOTCONN) {
 		r = -errno;
 		txnfs_lib_fail(r, "%s: branch %s: %s", rm->fs->point, gid, strerror(-r));
 		return xa_failure(r);
 	}
 	if (fd >= 0 && flock(fd, (exclusive ? LOCK_EX : LOCK_SH) | LOCK_NB)) {
-		txnfs_lib_fail(0, exclusive ? "%s: threads are in branch %s" : "%s: branch %s is being ended", rm->fs->point, gid);
+		txnfs_lib_fail(0, exclusive ? "%s: threads are in branch %s" : "%s: branch %s is being ended",
+		               rm->fs->point, gid);
 		return XAER_PROTO;
 	}
 	/* Whoever held the lock may have ended it. */
@@ -237,7 +241,8 @@ int xa_branch_open(const struct xa_rm *rm, const char *gid, bool exclusive, int 
 		return code;
 	if (state == XA_ABSENT)
 		return not_known(rm, gid);
-	txnfs_lib_fail(0, "%s: branch %s %s", rm->fs->point, gid, state == XA_PREPARED ? "is prepared" : "has begun just now");
+	txnfs_lib_fail(0, "%s: branch %s %s", rm->fs->point, gid,
+	               state == XA_PREPARED ? "is prepared" : "has begun just now");
 	return XAER_PROTO;
 }
 
@@ -275,7 +280,7 @@ int xa_alive(struct xa_rm *rm, struct xa_association *a)
 	if (xa_lookup(rm, a->branch->gid, &state) != XA_OK)
 		return XAER_RMFAIL;
 	code = xa_mark_rollback_only(a, r == -ENOTCONN ? XA_RBCOMMFAIL : XA_RBROLLBACK);
-	txnfs_lib_fail(0, "%s: branch %s has been rolled back: by an operator, for idleness, or with its daemon", rm->fs->point,
-	               a->branch->gid);
+	txnfs_lib_fail(0, "%s: branch %s has been rolled back: by an operator, for idleness, or with its daemon",
+	               rm->fs->point, a->branch->gid);
 	return code;
 }

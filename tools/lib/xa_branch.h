@@ -21,7 +21,8 @@ int xa_check(const char *call, const XID *xid, int rmid, long flags, long allowe
 enum xa_state { XA_ABSENT, XA_OPEN, XA_PREPARED };
 /* Where a branch stands. XAER_RMFAIL: the mount does not answer. */
 int xa_lookup(const struct xa_rm *rm, const char *gid, enum xa_state *out);
-/* For a call that does not fit: XAER_PROTO with this text (of one %s, the GID) when the branch exists, else XAER_NOTA. */
+/* For a call that does not fit: XAER_PROTO with this text (of one %s, the GID) when the branch exists, else XAER_NOTA.
+ */
 int xa_known(const struct xa_rm *rm, const char *gid, const char *fmt) __attribute__((format(printf, 3, 0)));
 /* The code for a failure that says nothing about a branch, with the text that is set. */
 int xa_failure(int r);

@@ -6,7 +6,8 @@
 
 #define HAS_ENDED (-ESTALE)
 
-/* To the branch: VERB ["GID"]. HAS_ENDED: it had before; -ENOTCONN: the daemon has, perhaps after it had done what it was told. */
+/* To the branch: VERB ["GID"]. HAS_ENDED: it had before; -ENOTCONN: the daemon has, perhaps after it had done what it
+ * was told. */
 static int tell(const struct xa_rm *rm, int fd, const char *verb, const char *gid)
 {
 	struct txnfs_lib_command c = {0};
@@ -21,7 +22,8 @@ static int tell(const struct xa_rm *rm, int fd, const char *verb, const char *gi
 	return r == -ENOTCONN && *answer ? HAS_ENDED : r;
 }
 
-/* A branch that is not prepared could not be prepared or committed: the code, after it is rolled back where that can be said. */
+/* A branch that is not prepared could not be prepared or committed: the code, after it is rolled back where that can be
+ * said. */
 static int could_not(const struct xa_rm *rm, int fd, int r)
 {
 	switch (r) {
@@ -63,8 +65,8 @@ static int find_changes(void *arg, const struct txnfs_prepared *p)
 }
 
 /*
- * 1: the branch has changed nothing. What was stored through mappings counts only once it is collected, which a savepoint
- * does.
+ * 1: the branch has changed nothing. What was stored through mappings counts only once it is collected, which a
+ * savepoint does.
  */
 static int unchanged(const struct xa_rm *rm, int fd)
 {

@@ -56,7 +56,8 @@ int txnfs_xa_gid(const XID *xid, char gid[TXNFS_XA_GID_MAX + 1])
 	*gid = '\0';
 	if (!xid || xid->formatID == -1)
 		return txnfs_lib_fail(-EINVAL, "the XID is null");
-	if (xid->gtrid_length < 1 || xid->gtrid_length > MAXGTRIDSIZE || xid->bqual_length < 1 || xid->bqual_length > MAXBQUALSIZE)
+	if (xid->gtrid_length < 1 || xid->gtrid_length > MAXGTRIDSIZE || xid->bqual_length < 1 ||
+	    xid->bqual_length > MAXBQUALSIZE)
 		return txnfs_lib_fail(-EINVAL, "the XID's lengths %ld and %ld are not from 1 to 64", xid->gtrid_length,
 		                      xid->bqual_length);
 	p += sprintf(p, "%s%lx.", prefix, (unsigned long)xid->formatID);
@@ -174,7 +175,8 @@ static int option(char *text, struct xa_info *out)
 		out->owned = !strcmp(value, "process");
 		r = out->owned || !strcmp(value, "none") ? 0 : -EINVAL;
 	} else {
-		return txnfs_lib_fail(-EINVAL, "open string: unknown option \"%s\": control, isolation, timeout, owner", text);
+		return txnfs_lib_fail(-EINVAL, "open string: unknown option \"%s\": control, isolation, timeout, owner",
+		                      text);
 	}
 	return r ? txnfs_lib_fail(r, "open string: \"%s\" cannot be the value of %s", value, text) : 0;
 }
@@ -189,7 +191,8 @@ int xa_info_parse(const char *text, struct xa_info *out)
 		return txnfs_lib_fail(-EINVAL, "the open string is %s", text ? "longer than 255 bytes" : "missing");
 	text = word(text, out->point);
 	if (out->point[0] != '/')
-		return txnfs_lib_fail(-EINVAL, "open string: \"%s\" is not the absolute path of a mount point", out->point);
+		return txnfs_lib_fail(-EINVAL, "open string: \"%s\" is not the absolute path of a mount point",
+		                      out->point);
 	while (!r && *text) {
 		text = word(text, part);
 		r = option(part, out);

@@ -57,7 +57,8 @@ struct xa_association *xa_association_of(struct xa_rm *rm, const char *gid);
 /* The one that is not suspended. */
 struct xa_association *xa_association_active(struct xa_rm *rm);
 /*
- * Takes fd over, also on failure. XA_OK, or why not: XA_RB... of a branch that is rollback-only, XAER_RMERR out of memory.
+ * Takes fd over, also on failure. XA_OK, or why not: XA_RB... of a branch that is rollback-only, XAER_RMERR out of
+ * memory.
  */
 int xa_associate(struct xa_rm *rm, const char *gid, int fd);
 void xa_dissociate(struct xa_rm *rm, struct xa_association *a);

@@ -114,8 +114,8 @@ static void after_fork(void)
 }
 
 /*
- * The child is no thread of control yet, and in no branch. Its copies of the descriptors must go: they would keep the parent's
- * mount busy. (Closing them leaves the parent's locks alone.)
+ * The child is no thread of control yet, and in no branch. Its copies of the descriptors must go: they would keep the
+ * parent's mount busy. (Closing them leaves the parent's locks alone.)
  */
 static void in_child(void)
 {
@@ -259,10 +259,14 @@ int xa_associate(struct xa_rm *rm, const char *gid, int fd)
 	}
 	pthread_mutex_unlock(&table);
 	free(a);
-	if (code)
+	if (code) {
+		flock(fd, LOCK_UN); /* not only the last close: a child may have a copy for a moment */
 		close(fd);
+	}
 	if (code == XAER_RMERR)
 		txnfs_lib_fail(-ENOMEM, "%s", strerror(ENOMEM));
+	else if (code)
+		txnfs_lib_fail(0, "branch %s is rollback-only", gid);
 	return code;
 }
 

@@ -2,8 +2,8 @@
  * xa.h - the interface between transaction managers and resource managers, as X/Open's specification has it
  * (Distributed Transaction Processing: The XA Specification, C193, 1991).
  *
- * Only names, types and values: what the calls do is the specification's. A program that has another xa.h includes that one
- * first; they are all alike.
+ * Only names, types and values: what the calls do is the specification's. A program that has another xa.h includes that
+ * one first; they are all alike.
  */
 #ifndef XA_H
 #define XA_H
