@@ -106,6 +106,7 @@ def test_state_tables(t):
     for thread in "AB":
         equal(p.open(thread, 1, m.mnt), "XA_OK", p.error(thread))
     number = 0
+    descriptors = len(os.listdir(f"/proc/{p.p.pid}/fd"))
     for (verb, flags), row in TABLE.items():
         wants = row.split()
         equal(len(wants), len(CONTEXTS), verb)
@@ -126,6 +127,7 @@ def test_state_tables(t):
                 check(p.error(thread), "there is a text:", what)
             r.clean()
     t.note(f"{number} calls")
+    equal(len(os.listdir(f"/proc/{p.p.pid}/fd")), descriptors, "none is left open")
     for thread in "AB":
         equal(p.xa(thread, "close", 1), "XA_OK")
     p.end()
