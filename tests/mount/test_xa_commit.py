@@ -193,7 +193,7 @@ def test_installed(t):
     check(all(n.startswith(("libc.so", "ld-linux")) for n in libraries), "no dependency but libc:", libraries)
     equal(exports(library), declared("txnfs-xa.h") | {"txnfs_xa_switch"})
     check(exists(prefix + "/share/man/man3/libtxnfs-xa.3"), "the manual page")
-    out = compile_example(t, "example", manual_example("libtxnfs-xa.3"), pkg_config(t, dest, prefix, "--cflags", "--libs", "libtxnfs-xa"))
+    out = compile_example(t, "example", manual_example("libtxnfs-xa.3"), pkg_config(dest, prefix, "--cflags", "--libs", "libtxnfs-xa"))
     a, b = t.mount("a"), t.mount("b")
     env = {**os.environ, "LD_LIBRARY_PATH": libdir}
 
