@@ -104,8 +104,11 @@ static int start(struct xa_rm *rm, const char *gid)
 		return XAER_DUPID;
 	}
 	code = xa_branch_begin(rm, gid);
-	if (code == XA_OK)
-		code = xa_branch_open(rm, gid, false, &fd);
+	if (code != XA_OK)
+		return code;
+	code = xa_branch_open(rm, gid, false, &fd);
+	if (code == XAER_NOTA)
+		return XA_RBROLLBACK; /* somebody has ended it within this moment */
 	if (code != XA_OK)
 		return code;
 	code = xa_associate(rm, gid, fd);
