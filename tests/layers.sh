@@ -16,6 +16,7 @@ may_include()
 	wal) echo 'base/*.h' ;;
 	txn) echo 'base/*.h wal/wal.h' ;;
 	fusefs) echo 'base/*.h wal/wal.h txn/txn.h txn/store.h' ;;
+	tools/lib) echo 'base/base.h' ;; # of which it uses what is inline: it is linked without the layers
 	tools) echo 'base/*.h wal/wal.h txn/txn.h txn/store.h fusefs/fusefs.h' ;;
 	esac
 }
@@ -53,7 +54,7 @@ check_tree()
 {
 	local folder file found=
 
-	for folder in base wal txn fusefs tools; do
+	for folder in base wal txn fusefs tools tools/lib; do
 		for file in "$folder"/*.[ch]; do
 			[ -e "$file" ] || continue
 			found=1
@@ -66,10 +67,10 @@ check_tree()
 # The rules must catch what they are for: a tree that breaks each of them once.
 self_test()
 {
-	local dir expected=9 got
+	local dir expected=10 got
 
 	dir=$(mktemp -d)
-	mkdir "$dir"/{base,wal,txn,fusefs,tools}
+	mkdir "$dir"/{base,wal,txn,fusefs,tools,tools/lib}
 	printf '#include "wal/wal.h"\n' > "$dir/base/a.c"                # 1 upwards
 	printf '#include "txn/txn.h"\n#include "base/b.h"\n' > "$dir/wal/a.c" # 2 upwards
 	printf '#include "wal/private.h"\n#include "wal/wal.h"\n' > "$dir/txn/a.c" # 3 not public
@@ -78,6 +79,7 @@ self_test()
 	printf '#include <fuse_lowlevel.h>\n#include "txn/store.h"\n#include <uthash.h>\n' > "$dir/fusefs/a.c" # 7
 	printf '#include "fusefs/fusefs.h"\n#include "fusefs/tx.h"\n' > "$dir/tools/a.c" # 8
 	seq $((limit + 1)) > "$dir/tools/b.c"                            # 9
+	printf '#include "tools/tools.h"\n#include "tools/lib/a.h"\n' > "$dir/tools/lib/a.c" # 10
 	got=$(cd "$dir" && check_tree | wc -l)
 	rm -rf "$dir"
 	if [ "$got" -ne $expected ]; then
