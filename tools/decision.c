@@ -98,6 +98,13 @@ static int publish(const struct decision_log *log, int fd, const char *from, con
 
 /* ---- the log's identity ---- */
 
+static void put_log(const struct decision_log *log, const char *place, struct base_buf *b)
+{
+	base_buf_printf(b, "txnfs decision log 1\nid %s\nplace %s\n", log->id, place);
+	if (!b->err)
+		base_buf_printf(b, "sum %016" PRIx64 "\n", sum(b->p, b->n));
+}
+
 static int make_log(struct decision_log *log, const char *place)
 {
 	const struct os *os = log->os;
@@ -105,9 +112,7 @@ static int make_log(struct decision_log *log, const char *place)
 	int fd, r;
 
 	random_hex(log->id, DECISION_LOG_ID);
-	base_buf_printf(&b, "txnfs decision log 1\nid %s\nplace %s\n", log->id, place ? place : "-");
-	if (!b.err)
-		base_buf_printf(&b, "sum %016" PRIx64 "\n", sum(b.p, b.n));
+	put_log(log, place ? place : "-", &b);
 	fd = os->openat(os->ctx, log->dir, LOG_NAME ".new", O_RDWR | O_CREAT | O_TRUNC, 0600);
 	r = fd < 0 ? fd : b.err;
 	if (!r)
@@ -120,24 +125,25 @@ static int make_log(struct decision_log *log, const char *place)
 	return r;
 }
 
-static int parse_log(struct decision_log *log, const char *text, size_t n, const char *place, char *err, size_t errlen)
+static int parse_log(struct decision_log *log, const struct base_buf *text, const char *place, char *err, size_t errlen)
 {
+	struct base_buf want = {0};
 	char where[128];
 	unsigned version;
-	uint64_t check;
-	const char *end = n < 21 ? NULL : text + n - 21; /* "sum " and 16 digits and newline */
-	int used = 0;
+	bool good;
 
-	if (sscanf(text, "txnfs decision log %u\n", &version) == 1 && version > 1)
+	if (sscanf((char *)text->p, "txnfs decision log %u\n", &version) == 1 && version > 1)
 		return fail(-EPROTONOSUPPORT, err, errlen, "%s was written by a newer txnfs (version %u); upgrade", log_path(log),
 		            version);
-	if (strlen(text) != n || !end ||
-	    sscanf(text, "txnfs decision log 1\nid %32[0-9a-f]\nplace %127[^\n]\n%n", log->id, where, &used) != 2 ||
-	    text + used != end || sscanf(end, "sum %16" SCNx64 "\n", &check) != 1 || check != sum(text, (size_t)(end - text)) ||
-	    !is_hex(log->id, DECISION_LOG_ID))
+	good = sscanf((char *)text->p, "txnfs decision log 1\nid %32[0-9a-f]\nplace %127[^\n]\n", log->id, where) == 2 &&
+	       strlen(log->id) == DECISION_LOG_ID;
+	if (good)
+		put_log(log, where, &want);
+	good = good && !want.err && text->n == want.n && !memcmp(text->p, want.p, want.n);
+	base_buf_free(&want);
+	if (!good)
 		return fail(-EUCLEAN, err, errlen,
-		            "%s/" LOG_NAME " is damaged; restoring it from a copy is enough when that is of this very directory",
-		            log_path(log));
+		            "%s/" LOG_NAME " is damaged; a copy of it helps only when that is of this very directory", log_path(log));
 	if (place && strcmp(where, place) != 0)
 		return fail(-ESTALE, err, errlen,
 		            "%s is a copy of a decision log, or was restored: it does not know what was decided since, so nothing is "
@@ -165,7 +171,7 @@ int decision_log_init(struct decision_log *log, const char *place, bool create, 
 	if (r)
 		fail(r, err, errlen, "%s/" LOG_NAME ": %s", log_path(log), strerror(-r));
 	else
-		r = parse_log(log, (char *)b.p, b.n, place, err, errlen);
+		r = parse_log(log, &b, place, err, errlen);
 	base_buf_free(&b);
 	return r;
 }
