@@ -222,7 +222,7 @@ static void one_run(void)
 	sim_on_change(sim, on_change, &w);
 	for (int i = 0; i < PARTS; i++) {
 		snprintf(text[i], sizeof(text[i]), "%d", i);
-		mounts[i] = (struct run_mount){.ctl = -1, .mount = {source, text[i], true}};
+		mounts[i] = (struct run_mount){.ctl = -1, .mount = {source, text[i], true, 0}};
 		memset(mounts[i].uuid, 'u', 36);
 		mounts[i].uuid[36] = 0;
 	}

@@ -50,24 +50,30 @@ static void step(const char *name, size_t number)
 
 /* ---- before it begins ---- */
 
-/* A log inside of what is to be committed would be a change like others, and gone with the mount that needs it. */
+/*
+ * A log inside of what is to be committed would be a change like others, and gone with the mount that needs it. Before it is
+ * made: what there is of its path tells.
+ */
 static int check_place(const struct run *run)
 {
-	CLEANUP_FREE char *path = realpath(run->log.path, NULL);
+	CLEANUP_FREE char *path = run->log_given ? strdup(run->log_given) : decision_log_default();
+	CLEANUP_FREE char *real = NULL;
 	struct stat st;
 
-	if (!path || fstat(run->log.dir, &st) < 0) {
-		tool_error("%s: %s", run->log.path, strerror(errno));
-		return -errno;
+	while (path && !(real = realpath(path, NULL)) && errno == ENOENT) {
+		char *slash = strrchr(path, '/');
+
+		strcpy(slash == path ? path + 1 : slash ? slash : path, slash ? "" : ".");
 	}
+	if (!real || stat(real, &st) < 0)
+		return 0; /* opening it tells what is wrong */
 	for (size_t i = 0; i < run->n; i++) {
 		const struct tool_mount *m = &run->mounts[i].mount;
 		size_t n = strlen(m->source);
 
-		if (st.st_dev != run->mounts[i].dev && (strncmp(path, m->source, n) != 0 || (path[n] != '/' && path[n])))
+		if (st.st_dev != run->mounts[i].dev && (strncmp(real, m->source, n) != 0 || (real[n] != '/' && real[n])))
 			continue;
-		tool_error("the decision log %s lies in %s, which takes part in the transaction: --log DIR names another place", run->log.path,
-		           m->point);
+		tool_error("the decision log would lie in %s, which takes part in the transaction: --log DIR names another place", m->point);
 		return -EINVAL;
 	}
 	return 0;
@@ -80,12 +86,14 @@ int coordinator_start(struct run *run)
 	int r;
 
 	find_steps();
+	r = check_place(run);
+	if (r)
+		return r;
 	r = decision_log_open(run->log_given, true, &run->log, err, sizeof(err));
 	if (r) {
 		tool_error("%s", *err ? err : strerror(-r));
 		return r;
 	}
-	r = check_place(run);
 	for (size_t i = 0; !r && i < run->n; i++) {
 		struct run_mount *m = &run->mounts[i];
 
@@ -93,6 +101,8 @@ int coordinator_start(struct run *run)
 		if (r == -ENOENT)
 			tool_error("%s: there is no control directory %s; when it was mounted with -o control=NAME, say --control NAME",
 			           m->mount.point, run->control);
+		else if (r == -EPROTO) /* a view of its own, which tells about its transaction */
+			tool_error("%s: already inside a transaction: use `txnfs savepoint` in it", m->mount.point);
 		else if (r)
 			tool_error("%s: %s", m->mount.point, strerror(-r));
 	}

@@ -31,7 +31,7 @@ static void unescape(char *s)
 }
 
 /* id parent major:minor ROOT POINT options [tags...] - TYPE SOURCE superoptions; false for what is no such line */
-static bool parse_line(char *line, char **root, char **point, char **type, char **source)
+static bool parse_line(char *line, char **root, char **point, char **type, char **source, char **super)
 {
 	char *save, *tok;
 	int field = 0;
@@ -44,6 +44,7 @@ static bool parse_line(char *line, char **root, char **point, char **type, char 
 		if (field > 5 && !strcmp(tok, "-")) {
 			*type = strtok_r(NULL, " \n", &save);
 			*source = *type ? strtok_r(NULL, " \n", &save) : NULL;
+			*super = *source ? strtok_r(NULL, " \n", &save) : NULL;
 			break;
 		}
 	}
@@ -52,6 +53,14 @@ static bool parse_line(char *line, char **root, char **point, char **type, char 
 	unescape(*point);
 	unescape(*source);
 	return true;
+}
+
+/* Who serves it, as the kernel was told: "...,user_id=N,..." */
+static uid_t mounter(const char *super)
+{
+	const char *p = super ? strstr(super, "user_id=") : NULL;
+
+	return p ? (uid_t)strtoul(p + strlen("user_id="), NULL, 10) : (uid_t)-1;
 }
 
 /* Does path lie in (or is it) the directory dir? */
@@ -110,9 +119,9 @@ static int find(const char *path, bool exact, struct tool_mount *out)
 	if (!f)
 		return -errno;
 	while (getline(&line, &cap, f) > 0) {
-		char *root = NULL, *point = NULL, *type = NULL, *source = NULL;
+		char *root = NULL, *point = NULL, *type = NULL, *source = NULL, *super = NULL;
 
-		if (!parse_line(line, &root, &point, &type, &source) || !inside(path, point))
+		if (!parse_line(line, &root, &point, &type, &source, &super) || !inside(path, point))
 			continue;
 		/* The innermost mount decides; of several at one place the last is on top. */
 		if (strlen(point) < best)
@@ -125,6 +134,7 @@ static int find(const char *path, bool exact, struct tool_mount *out)
 		out->source = strdup(source);
 		out->point = strdup(point);
 		out->whole = !strcmp(root, "/");
+		out->user = mounter(super);
 		if (!out->source || !out->point) {
 			tool_mount_free(out);
 			fclose(f);
@@ -202,10 +212,10 @@ int tool_mounts_each(int (*fn)(void *arg, const struct tool_mount *m), void *arg
 	if (!f)
 		return -errno;
 	while (!r && getline(&line, &cap, f) > 0) {
-		char *root = NULL, *point = NULL, *type = NULL, *source = NULL;
+		char *root = NULL, *point = NULL, *type = NULL, *source = NULL, *super = NULL;
 
-		if (parse_line(line, &root, &point, &type, &source) && !strcmp(type, FS_TYPE))
-			r = fn(arg, &(struct tool_mount){source, point, !strcmp(root, "/")});
+		if (parse_line(line, &root, &point, &type, &source, &super) && !strcmp(type, FS_TYPE))
+			r = fn(arg, &(struct tool_mount){source, point, !strcmp(root, "/"), mounter(super)});
 	}
 	fclose(f);
 	return r;

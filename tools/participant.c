@@ -140,7 +140,7 @@ static int consider(void *arg, const struct tool_mount *m)
 	if (s->found.point && strcmp(m->point, s->br->point) != 0)
 		return 0;
 	tool_mount_free(&s->found);
-	s->found = (struct tool_mount){strdup(m->source), strdup(m->point), true};
+	s->found = (struct tool_mount){strdup(m->source), strdup(m->point), true, m->user};
 	if (!s->found.source || !s->found.point)
 		s->err = -ENOMEM;
 	return s->err;

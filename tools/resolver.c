@@ -212,13 +212,14 @@ static int remember(void *arg, const struct tool_mount *m)
 	for (size_t i = 0; i < p->n; i++)
 		if (!strcmp(p->v[i].source, m->source)) /* bound elsewhere as well */
 			return 0;
-	if (!m->whole)
+	/* Another user's daemon could let us wait for ever. */
+	if (!m->whole || (m->user && m->user != geteuid()))
 		return 0;
 	v = reallocarray(p->v, p->n + 1, sizeof(*v));
 	if (!v)
 		return -ENOMEM;
 	p->v = v;
-	v[p->n] = (struct tool_mount){strdup(m->source), strdup(m->point), true};
+	v[p->n] = (struct tool_mount){strdup(m->source), strdup(m->point), true, m->user};
 	p->n++;
 	return v[p->n - 1].source && v[p->n - 1].point ? 0 : -ENOMEM;
 }

@@ -66,6 +66,7 @@ struct tool_mount {
 	char *source; /* the backing directory */
 	char *point;  /* the mount point */
 	bool whole;   /* it shows the whole tree, not a directory in it or a transaction's root */
+	uid_t user;   /* who has mounted it */
 };
 void tool_mount_free(struct tool_mount *m);
 /* An absolute path without symbolic links; works for mount points whose daemon has died too. */
