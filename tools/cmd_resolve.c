@@ -61,12 +61,42 @@ static int resolve_source(const struct args *a, const char *source)
 	return r;
 }
 
+/* When the log that decides is at hand, it is not contradicted by mistake. Not 0: said why. */
+static int agree_with_log(const struct args *a)
+{
+	char log_id[DECISION_LOG_ID + 1], run_id[DECISION_RUN_ID + 1], err[1024] = "";
+	struct decision_log log;
+	struct decision_run run;
+	bool refused = false;
+	int r;
+
+	if (!decision_gid_parse(a->gid, log_id, run_id) || decision_log_open(a->log, false, &log, err, sizeof(err)))
+		return 0;
+	r = strcmp(log_id, log.id) ? -ENOENT : decision_take(&log, run_id, &run, err, sizeof(err));
+	if (r == -EWOULDBLOCK) {
+		tool_error("%s belongs to a run that is alive and will decide itself", a->gid);
+		refused = true;
+	} else if (!r) {
+		refused = run.commit != a->commit;
+		if (refused)
+			tool_error("%s/%s.run says that it is to be %s: `txnfs resolve --all` does that. To decide against it, remove that file "
+			           "first",
+			           log.path, run_id, run.commit ? "committed" : "rolled back");
+		decision_release(&log, &run);
+	}
+	decision_log_close(&log);
+	return refused ? -EBUSY : 0; /* it says the same, nothing, or nothing that can be read */
+}
+
 static int resolve_one(const struct args *a)
 {
 	CLEANUP_FREE char *source = NULL;
 	struct tool_mount m = {0};
-	int r = tool_mount_at(a->path, &m);
+	int r = agree_with_log(a);
 
+	if (r)
+		return r;
+	r = tool_mount_at(a->path, &m);
 	if (!r) {
 		r = resolve_mount(a, &m);
 	} else {
@@ -142,8 +172,6 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 			argp_error(state, "--all goes through the log; it takes no SRC|MNT");
 		if (a->all)
 			return 0;
-		if (a->log)
-			argp_error(state, "--log is for --all");
 		if (!a->outcome)
 			argp_error(state, "the source directory or the mount point, the GID, and commit or rollback are needed, or --all");
 		a->commit = !strcmp(a->outcome, "commit");

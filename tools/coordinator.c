@@ -50,33 +50,21 @@ static void step(const char *name, size_t number)
 
 /* ---- before it begins ---- */
 
-/*
- * A log inside of what is to be committed would be a change like others, and gone with the mount that needs it. Before it is
- * made: what there is of its path tells.
- */
+/* Not behind the back of a mount that takes part. */
 static int check_place(const struct run *run)
 {
-	CLEANUP_FREE char *path = run->log_given ? strdup(run->log_given) : decision_log_default();
-	CLEANUP_FREE char *real = NULL;
-	struct stat st;
+	CLEANUP_FREE char *place = decision_log_place(run->log_given);
 
-	while (path && !(real = realpath(path, NULL)) && errno == ENOENT) {
-		char *slash = strrchr(path, '/');
-
-		strcpy(slash == path ? path + 1 : slash ? slash : path, slash ? "" : ".");
-	}
-	if (!real || stat(real, &st) < 0)
-		return 0; /* opening it tells what is wrong */
-	for (size_t i = 0; i < run->n; i++) {
+	for (size_t i = 0; place && i < run->n; i++) {
 		const struct tool_mount *m = &run->mounts[i].mount;
 		size_t n = strlen(m->source);
 
-		if (st.st_dev != run->mounts[i].dev && (strncmp(real, m->source, n) != 0 || (real[n] != '/' && real[n])))
+		if (strncmp(place, m->source, n) != 0 || (place[n] != '/' && place[n]))
 			continue;
-		tool_error("the decision log would lie in %s, which takes part in the transaction: --log DIR names another place", m->point);
+		tool_error("the decision log would lie in %s, the source of %s: --log DIR names another place", m->source, m->point);
 		return -EINVAL;
 	}
-	return 0;
+	return 0; /* opening it tells what else is wrong */
 }
 
 int coordinator_start(struct run *run)

@@ -55,12 +55,14 @@ struct decision_run {
 
 /*
  * The log in directory `path`, or where this user's is by default (NULL). With `create` it is made, with all the directories above it;
- * without, -ENOENT without a message when there is none. -EACCES: someone else's, or others could write to it. -ESTALE: it
- * is a copy or was restored, and does not know what was decided since.
+ * without, -ENOENT without a message when there is none. -EACCES: someone else's, or others could write to it. -EINVAL: in
+ * a txnfs mount. -ESTALE: it is a copy or was restored, and does not know what was decided since.
  */
 int decision_log_open(const char *path, bool create, struct decision_log *log, char *err, size_t errlen);
 /* The path that decision_log_open takes for NULL; malloc'ed. NULL: out of memory, or the user has no home. */
 char *decision_log_default(void);
+/* What there is already of a log's path (NULL: the default), without symbolic links; malloc'ed. NULL: it cannot be told. */
+char *decision_log_place(const char *path);
 /* Read or make the log's id. os, dir and locks are set. place: where the directory is; NULL: it does not matter. */
 int decision_log_init(struct decision_log *log, const char *place, bool create, char *err, size_t errlen);
 void decision_log_close(struct decision_log *log);

@@ -1,5 +1,6 @@
 /* decision_dir.c - where the decision log is: its directory, made durably, and what tells it from a copy. */
 #include "tools/decision.h"
+#include "tools/tools.h"
 
 #include <fcntl.h>
 #include <limits.h>
@@ -30,6 +31,22 @@ char *decision_log_default(void)
 	return n < 0 ? NULL : path;
 }
 
+char *decision_log_place(const char *path)
+{
+	CLEANUP_FREE char *copy = path ? strdup(path) : decision_log_default();
+	char *real = NULL;
+
+	while (copy && !(real = realpath(copy, NULL)) && errno == ENOENT) {
+		char *slash = strrchr(copy, '/');
+
+		if (!strcmp(copy, ".") || (slash == copy && !slash[1]))
+			break;
+		strcpy(slash == copy ? copy + 1 : slash ? slash : copy, slash ? "" : ".");
+	}
+	return real;
+}
+
+/* mkdir -p. */
 static int make_dirs(char *path)
 {
 	char *slash = strrchr(path, '/');
@@ -140,6 +157,8 @@ static int open_dir(struct decision_log *log, bool create, char *err, size_t err
 int decision_log_open(const char *path, bool create, struct decision_log *log, char *err, size_t errlen)
 {
 	CLEANUP_FREE char *given = path ? strdup(path) : decision_log_default();
+	CLEANUP_FREE char *real = NULL;
+	struct tool_mount m = {0};
 	size_t n = given ? strlen(given) : 0;
 	int r;
 
@@ -152,6 +171,15 @@ int decision_log_open(const char *path, bool create, struct decision_log *log, c
 		return -ENOTDIR;
 	}
 	log->path = TAKE_PTR(given);
+	real = decision_log_place(log->path);
+	if (real && !tool_mount_of(real, &m)) {
+		/* Somebody's transaction could swallow the decision, and fsync in it says nothing. */
+		snprintf(err, errlen, "%s lies in the txnfs mount %s, and a decision log must not: --log DIR names another place", log->path,
+		         m.point);
+		tool_mount_free(&m);
+		decision_log_close(log);
+		return -EINVAL;
+	}
 	r = open_dir(log, create, err, errlen);
 	if (r)
 		decision_log_close(log);

@@ -251,9 +251,10 @@ def test_refusals(t):
     no("--log", t.path("log"), "--mount", a.mnt, "--mount", a("."), words=("twice",))
     no("--log", t.path("log"), "--mount", a.mnt, "--mount", t.path(), words=("not in a txnfs mount",))
     no(*both, "--log", t.path("log"), "--isolation", "serializable", words=("one mount",))
-    for where in (b("log"), b("x/y"), b.home("log"), a.mnt):
-        no(*both, "--log", where, words=("takes part", "--log"))
-    equal(ls(b.mnt), ["account"], "nothing was made there")
+    for where in (b("log"), b("x/y"), b.home("log"), a.mnt, other("x/y")):
+        no(*both, "--log", where, words=("log", "another place", "--log"))
+    refused("resolve", "--all", "--log", other("x"), words=("must not",))
+    equal((ls(b.mnt), ls(b.src), ls(other.mnt)), (["account"], [".txnfs", "account"], []), "nothing was made there")
     write(t.path("file"), "")
     no(*both, "--log", t.path("file"), words=("decision log",))
     os.mkdir(t.path("open"))
@@ -267,8 +268,7 @@ def test_refusals(t):
     p = run(t, mounts, f'{OPT.txnfs} run --log {t.path("log")} --mount {other.mnt} --mount {a.mnt} -- true', status=125)
     check("already inside" in p.stderr, p.stderr)
     check(not exists(t.path("ran")), "no command was run")
-    # A log on a mount that takes no part is as good as any.
-    run(t, mounts, CHANGE, "--isolation", "snapshot", log=other("log"))
+    run(t, mounts, CHANGE, "--isolation", "snapshot")
     equal(states(mounts), ["new", "new"])
     # With one mount there is no log.
     tool("run", "--mount", a.mnt, "--log", t.path("unused"), "--", "touch", a("one"))
@@ -643,8 +643,16 @@ def test_abort_is_presumed_without_a_run(t):
 
 @quick
 def test_ended_by_hand(t):
-    a, b = mounts = pair(t)
+    """A log that is at hand is not contradicted by mistake; without it everything goes."""
+    a, b = mounts = in_doubt(t)
+    log = ("--log", t.path("log"))
+    refused("resolve", *log, b.mnt, prepared(b)[0], "rollback", words=("to be committed", "--all"))
+    tool("resolve", *log, b.mnt, prepared(b)[0], "commit")
+    resolve_all(t)
+    equal(states(mounts), ["new", "new"])
+    set_old(a, b)
     s = Stepped(t, mounts).until("prepared 2")
+    refused("resolve", *log, b.mnt, prepared(b)[0], "rollback", words=("alive",))
     tool("resolve", b.mnt, prepared(b)[0], "rollback")
     err = s.end(0)
     check("ended by someone else" in err and b.mnt in err, err)
