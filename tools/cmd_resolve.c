@@ -112,7 +112,7 @@ static int resolve_one(const struct args *a)
 static int resolve_all(const struct args *a)
 {
 	struct decision_log log = {.dir = -1};
-	struct resolver rs = {.offline = true, .tell = !a->quiet && !a->json, .complain = true};
+	struct resolver rs = {.offline = true, .tell = !a->quiet && !a->json, .complain = true, .strangers = true};
 	CLEANUP_FREE char *path = a->log ? strdup(a->log) : decision_log_default();
 	char err[1024] = "";
 	int r = decision_log_open(a->log, false, &log, err, sizeof(err));
@@ -135,6 +135,8 @@ static int resolve_all(const struct args *a)
 	if (a->json)
 		print_json(json_pack("{s:o, s:s?, s:O, s:O}", "log", path ? tool_json_bytes(path) : json_null(), "id", r ? NULL : log.id, "runs",
 		                     rs.runs, "in_doubt", rs.in_doubt));
+	else if (!a->quiet && rs.alive)
+		printf("%u run%s alive: left alone\n", rs.alive, rs.alive == 1 ? " is" : "s are");
 	else if (!a->quiet && !rs.done && !rs.left && !rs.err)
 		puts("nothing is in doubt");
 	resolver_free(&rs);

@@ -214,6 +214,18 @@ static int prepare(const struct run *run, struct run_mount *m, const struct deci
 	return run_command(m, text, "prepare failed, so nothing is committed on any mount");
 }
 
+/* As participant_end does. The open control file serves as long as its daemon lives, even when the mount was detached. */
+static int tell_one(const struct run_mount *m, const struct decision_run *dr, const char *gid, bool commit, char why[PARTICIPANT_WHY])
+{
+	CLEANUP_FREE char *answer = NULL;
+	char text[DECISION_GID_MAX + 24];
+	int r;
+
+	snprintf(text, sizeof(text), "%s prepared \"%s\"\n", commit ? "commit" : "rollback", gid);
+	r = tool_ctl_command(m->ctl, text, &answer);
+	return r ? participant_end(&dr->branch[m->branch - 1], gid, commit, false, why) : 0;
+}
+
 /* Tell all that may be prepared. Not 0: some stay in doubt, which was said. */
 static int tell(struct run *run, const struct decision_run *dr, bool commit)
 {
@@ -227,7 +239,7 @@ static int tell(struct run *run, const struct decision_run *dr, bool commit)
 		if (!m->prepared)
 			continue;
 		decision_gid(&run->log, dr->id, m->branch, gid);
-		r = participant_end(&dr->branch[m->branch - 1], gid, commit, false, why);
+		r = tell_one(m, dr, gid, commit, why);
 		if (r < 0) {
 			left++;
 			tool_error("%s may be in doubt as %s until it is %s by the next such run or by `txnfs resolve --all`: %s", m->mount.point,

@@ -16,7 +16,7 @@
 
 PRINTF_LIKE(2, 3) static void complain(struct resolver *rs, const char *fmt, ...)
 {
-	char text[PARTICIPANT_WHY + 512];
+	char text[2 * PARTICIPANT_WHY + PATH_MAX];
 	va_list ap;
 
 	if (!rs->complain)
@@ -111,7 +111,9 @@ static int one_run(void *arg, const char *id)
 	if (!r) {
 		end_run(rs, &run, branches);
 		decision_release(rs->log, &run);
-	} else if (r != -EWOULDBLOCK) {
+	} else if (r == -EWOULDBLOCK) {
+		rs->alive++;
+	} else {
 		rs->left++;
 		complain(rs, "%s", err);
 	}
@@ -167,7 +169,7 @@ static void presume(struct resolver *rs, const struct tool_mount *m, const char 
 
 static void look_at(struct resolver *rs, const struct tool_mount *m, const char *control, const char *gid, unsigned uid)
 {
-	char log[DECISION_LOG_ID + 1], run[DECISION_RUN_ID + 1], reason[1024];
+	char log[DECISION_LOG_ID + 1], run[DECISION_RUN_ID + 1], reason[2 * PATH_MAX + 512];
 
 	if (!decision_gid_parse(gid, log, run) || uid != geteuid())
 		return; /* a stranger's to decide */
@@ -175,6 +177,8 @@ static void look_at(struct resolver *rs, const struct tool_mount *m, const char 
 		presume(rs, m, control, gid, run, uid);
 		return;
 	}
+	if (!rs->strangers)
+		return;
 	snprintf(reason, sizeof(reason),
 	         "the decision log %s, which alone can tell its outcome, is not %s; name it with --log DIR, or, if it is gone for good, decide by "
 	         "hand, alike on all mounts of run %s: txnfs resolve %s %s commit|rollback",
