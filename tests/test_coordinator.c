@@ -1,10 +1,11 @@
 /*
  * test_coordinator.c - two-phase commit over a decision log that loses power.
  *
- * The coordinator, the resolver and the log are the real ones. The log's files are on a simulated disk (sim.h); the participants
- * are numbers, changed by what the linker puts in the place of the functions that talk to mounts (CMakeLists.txt). Before each
- * change of the disk and each step of a participant everything is stopped: for all pictures that a power cut may leave of the disk
- * now, a resolver must bring all participants to one end. It is stopped at each of its steps in the same way.
+ * The coordinator, the resolver and the log are the real ones. The log's files are on a simulated disk (sim.h); the
+ * participants are numbers, changed by what the linker puts in the place of the functions that talk to mounts
+ * (CMakeLists.txt). Before each change of the disk and each step of a participant everything is stopped: for all
+ * pictures that a power cut may leave of the disk now, a resolver must bring all participants to one end. It is stopped
+ * at each of its steps in the same way.
  */
 #include "tests/sim.h"
 #include "tools/participant.h"
@@ -38,12 +39,13 @@ enum lame { SOUND, NO_FDATASYNC, NO_FILE_FSYNC, NO_DIR_FSYNC };
 static struct {
 	struct world *now;
 	enum lame lame;
+	int deaf;         /* the participant that cannot be told anything at first, 1...; 0: none */
 	int refuse;       /* the participant that refuses to prepare, 1...; 0: none */
 	uint64_t fail_at; /* the change of the disk that fails; 0: none */
 	bool fail_on;     /* and all after it */
 	uint64_t changes, recoveries, bad;
-	int answered;  /* what the coordinator has told its user: 1 committed, -1 not */
-	bool decided;  /* somebody has been told to commit */
+	int answered; /* what the coordinator has told its user: 1 committed, -1 not */
+	bool decided; /* somebody has been told to commit */
 } T;
 
 static const char log_id[] = "00000000000000000000000000000000";
@@ -122,16 +124,20 @@ int __wrap_run_command(const struct run_mount *m, const char *text, const char *
 	return 0;
 }
 
-char *__wrap_tool_control_read(const struct tool_mount *m, const char *control UNUSED, const char *txn UNUSED, const char *name UNUSED)
+char *__wrap_tool_control_read(const struct tool_mount *m, const char *control UNUSED, const char *txn UNUSED,
+                               const char *name UNUSED)
 {
 	return strdup(atoi(m->point) < WRITERS ? "state: active\noperations: 3\n" : "state: active\noperations: 0\n");
 }
 
-int __wrap_participant_end(const struct decision_branch *br, const char *gid UNUSED, bool commit, bool offline UNUSED, char *why UNUSED)
+int __wrap_participant_end(const struct decision_branch *br, const char *gid UNUSED, bool commit, bool offline UNUSED,
+                           char *why UNUSED)
 {
 	enum state *p = &T.now->part[atoi(br->point)];
 
 	look_at_all(T.now);
+	if (T.deaf && p == &T.now->part[T.deaf - 1])
+		return -ENOTCONN;
 	if (*p != PREPARED)
 		return 1;
 	*p = commit ? COMMITTED : ABORTED;
@@ -163,22 +169,40 @@ static void check_end(const struct world *w)
 		T.bad++;
 }
 
+static int count_run(void *arg, const char *id UNUSED)
+{
+	++*(unsigned *)arg;
+	return 0;
+}
+
 /* The resolver, as `txnfs resolve --all`: the log's runs, then the branches of which it knows nothing. */
+static void resolve_once(struct world *w)
+{
+	struct decision_log log = log_of(w);
+	struct resolver rs = {.log = &log};
+	unsigned runs = 0;
+
+	resolver_pass(&rs);
+	decision_each(&log, count_run, &runs);
+	for (int i = 0; i < WRITERS; i++) /* resolver_look */
+		if (w->part[i] == PREPARED && !runs && i + 1 != T.deaf)
+			w->part[i] = ABORTED;
+}
+
 static void resolve(struct world *w)
 {
 	struct world *outer = T.now;
-	struct decision_log log;
-	struct resolver rs = {.log = &log};
+	int deaf = T.deaf;
 
 	T.now = w;
-	log = log_of(w);
 	for (int i = 0; i < WRITERS; i++)
 		if (w->part[i] == OPEN)
 			w->part[i] = ABORTED; /* its owner is dead */
-	resolver_pass(&rs);
-	for (int i = 0; i < WRITERS; i++) /* resolver_look: no run in the log speaks of them */
-		if (w->part[i] == PREPARED && !rs.left)
-			w->part[i] = ABORTED;
+	if (deaf)
+		resolve_once(w);
+	T.deaf = 0;
+	resolve_once(w);
+	T.deaf = deaf;
 	T.recoveries++;
 	check_end(w);
 	T.now = outer;
@@ -195,11 +219,13 @@ static int power_comes_back(void *arg, struct sim *image, uint64_t i UNUSED)
 	return 0;
 }
 
+/* The power goes now; or only the process dies, and the power goes when a resolver is at work. */
 static void look_at_all(struct world *w)
 {
 	if (w->depth > 1)
 		return; /* deep enough */
 	sim_images(w->sim, SIM_POSIX, w->depth ? 6 : IMAGES, 7, power_comes_back, w, NULL);
+	power_comes_back(w, sim_kill_only(w->sim), 0);
 }
 
 /* ---- one run ---- */
@@ -211,6 +237,7 @@ static void one_run(void)
 	struct run_mount mounts[PARTS];
 	char text[PARTS][8], source[] = "/source";
 	struct sim *sim = sim_new();
+	enum lame lame = T.lame;
 
 	T.now = &w;
 	T.answered = 0;
@@ -218,7 +245,9 @@ static void one_run(void)
 	T.changes = T.recoveries = T.bad = 0;
 	world_init(&w, sim);
 	sim_on_change(sim, NULL, NULL);
+	T.lame = SOUND; /* what the log is, is known to be durable */
 	run.log = log_of(&w);
+	T.lame = lame;
 	sim_on_change(sim, on_change, &w);
 	for (int i = 0; i < PARTS; i++) {
 		snprintf(text[i], sizeof(text[i]), "%d", i);
@@ -229,7 +258,8 @@ static void one_run(void)
 	run.mounts = mounts;
 	T.answered = coordinator_commit(&run) ? -1 : 1;
 	if (T.answered < 0 && T.fail_at)
-		T.answered = 0; /* it says that it does not know, or what it knows: the participants must agree in any case */
+		T.answered = 0; /* it says that it does not know, or what it knows: the participants must agree in any
+		                   case */
 	look_at_all(&w);
 	/* And without any cut, the process ends here. */
 	w.depth = 1;
@@ -259,6 +289,18 @@ static void test_a_refusal_and_power_cuts(void **state UNUSED)
 	T.refuse = 0;
 }
 
+/* One participant cannot be reached, neither by the coordinator nor by the first resolver. */
+static void test_a_deaf_participant_and_power_cuts(void **state UNUSED)
+{
+	for (T.deaf = 1; T.deaf <= WRITERS; T.deaf++)
+		for (T.refuse = 0; T.refuse <= WRITERS; T.refuse++) {
+			one_run();
+			assert_int_equal(T.bad, 0);
+			assert_int_equal(T.answered, T.refuse ? -1 : 1);
+		}
+	T.deaf = T.refuse = 0;
+}
+
 /* Each write, sync and change of names of the log fails: alone, and with all after it; and then the power goes, too. */
 static void test_a_failing_disk_and_power_cuts(void **state UNUSED)
 {
@@ -272,11 +314,12 @@ static void test_a_failing_disk_and_power_cuts(void **state UNUSED)
 			if (T.decided)
 				committed++;
 			else
-				not++;
+				not ++;
 		}
 	T.fail_at = 0;
 	T.fail_on = false;
-	/* The file's write, its sync, its name, the name's sync, the decision, its sync; what fails after these changes nothing. */
+	/* The file's write, its sync, its name, the name's sync, the decision, its sync; what fails after these changes
+	 * nothing. */
 	assert_int_equal(not, 2 * 6);
 	assert_true(committed > 0);
 }
@@ -391,6 +434,8 @@ static void test_damage_decides_nothing(void **state UNUSED)
 		assert_int_equal(sim_poke(sim, "log", bytes, size), 0);
 		assert_true(decision_log_init(&log, NULL, true, err, sizeof(err)) < 0);
 		bytes[i] ^= 0x04;
+		assert_int_equal(sim_poke(sim, "log", bytes, i), 0);
+		assert_int_equal(decision_log_init(&log, NULL, true, err, sizeof(err)), -EUCLEAN);
 	}
 	free(bytes);
 	sim_free(sim);
@@ -403,6 +448,7 @@ int main(void)
 		cmocka_unit_test(test_damage_decides_nothing),
 		cmocka_unit_test(test_power_cuts),
 		cmocka_unit_test(test_a_refusal_and_power_cuts),
+		cmocka_unit_test(test_a_deaf_participant_and_power_cuts),
 		cmocka_unit_test(test_a_failing_disk_and_power_cuts),
 		cmocka_unit_test(test_lame_disks_are_found),
 	};

@@ -79,7 +79,8 @@ static int agree_with_log(const struct args *a)
 	} else if (!r) {
 		refused = run.commit != a->commit;
 		if (refused)
-			tool_error("%s/%s.run says that it is to be %s: `txnfs resolve --all` does that. To decide against it, remove that file "
+			tool_error("%s/%s.run says that it is to be %s: `txnfs resolve --all` does that. To decide "
+			           "against it, remove that file "
 			           "first",
 			           log.path, run_id, run.commit ? "committed" : "rolled back");
 		decision_release(&log, &run);
@@ -133,8 +134,8 @@ static int resolve_all(const struct args *a)
 	resolver_pass(&rs);
 	resolver_look_everywhere(&rs, tool_control(a->control));
 	if (a->json)
-		print_json(json_pack("{s:o, s:s?, s:O, s:O}", "log", path ? tool_json_bytes(path) : json_null(), "id", r ? NULL : log.id, "runs",
-		                     rs.runs, "in_doubt", rs.in_doubt));
+		print_json(json_pack("{s:o, s:s?, s:O, s:O}", "log", path ? tool_json_bytes(path) : json_null(), "id",
+		                     r ? NULL : log.id, "runs", rs.runs, "in_doubt", rs.in_doubt));
 	else if (!a->quiet && rs.alive)
 		printf("%u run%s alive: left alone\n", rs.alive, rs.alive == 1 ? " is" : "s are");
 	else if (!a->quiet && !rs.done && !rs.left && !rs.err)
@@ -175,7 +176,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		if (a->all)
 			return 0;
 		if (!a->outcome)
-			argp_error(state, "the source directory or the mount point, the GID, and commit or rollback are needed, or --all");
+			argp_error(state, "the source directory or the mount point, the GID, and commit or rollback "
+			                  "are needed, or --all");
 		a->commit = !strcmp(a->outcome, "commit");
 		if (!a->commit && strcmp(a->outcome, "rollback") != 0)
 			argp_error(state, "\"%s\" is neither commit nor rollback", a->outcome);
@@ -188,25 +190,28 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 int cmd_resolve(int argc, char **argv)
 {
 	static const struct argp_option options[] = {
-		{"all", 'a', NULL, 0, "Finish what `txnfs run` on several mounts left in doubt, as its decision log says", 0},
+		{"all", 'a', NULL, 0,
+	         "Finish what `txnfs run` on several mounts left in doubt, as its decision log says", 0},
 		{"log", 'L', "DIR", 0, "The decision log (default as for `txnfs run`)", 0},
 		{"json", 'j', NULL, 0, "Print a JSON object", 0},
 		{"control", 'c', "NAME", 0, "Name of the control directory (default $TXNFS_CONTROL or .txn)", 0},
 		{"quiet", 'q', NULL, 0, "Print nothing when it went well", 0},
 		{0},
 	};
-	static const struct argp argp = {
-		options,
-		parse,
-		"SRC|MNT GID commit|rollback\n--all",
-		"Decide the outcome of a prepared transaction by hand, or finish all those that a coordinator left. A directory "
-		"that is not mounted is recovered first, as `txnfs recover` does.\v"
-		"--all: runs that are alive are left alone. What was decided is committed, what was not is rolled back, on "
-		"mounts and in directories that are not mounted. What cannot be reached, or belongs to a log that is not there, "
-		"stays in doubt; it is named, and the exit status is 1.",
-		NULL,
-		NULL,
-		NULL};
+	static const struct argp argp = {options,
+	                                 parse,
+	                                 "SRC|MNT GID commit|rollback\n--all",
+	                                 "Decide the outcome of a prepared transaction by hand, or finish all those "
+	                                 "that a coordinator left. A directory "
+	                                 "that is not mounted is recovered first, as `txnfs recover` does.\v"
+	                                 "--all: runs that are alive are left alone. What was decided is committed, "
+	                                 "what was not is rolled back, on "
+	                                 "mounts and in directories that are not mounted. What cannot be reached, or "
+	                                 "belongs to a log that is not there, "
+	                                 "stays in doubt; it is named, and the exit status is 1.",
+	                                 NULL,
+	                                 NULL,
+	                                 NULL};
 	struct args a = {0};
 
 	tool_parse(&argp, argc, argv, 0, &a);

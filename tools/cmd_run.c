@@ -4,8 +4,8 @@
  * The transaction is a named one, whose root is bound over the mount point in a mount namespace that only the command
  * and its descendants have. Its control file is opened before and stays with this process, which is named as the
  * owner: when it dies, the daemon rolls back. Where namespaces are not allowed, this process begins an ambient
- * transaction instead, of which its children are members. With several mounts there is one transaction on each, and coordinator.c
- * ends them.
+ * transaction instead, of which its children are members. With several mounts there is one transaction on each, and
+ * coordinator.c ends them.
  */
 #include "tools/run.h"
 
@@ -57,7 +57,8 @@ void run_rollback(struct run *run)
 
 		if (m->ctl < 0 || m->prepared)
 			continue;
-		tool_ctl_command(m->ctl, "rollback\n", &answer); /* what cannot be told is rolled back by this process's end */
+		tool_ctl_command(m->ctl, "rollback\n",
+		                 &answer); /* what cannot be told is rolled back by this process's end */
 		close(m->ctl);
 		m->ctl = -1;
 	}
@@ -277,7 +278,8 @@ static int find_mounts(struct run *run)
 			int err = errno;
 
 			tool_error("%s: %s", m->mount.point,
-			           err == ENOTCONN ? "the filesystem's daemon has ended; unmount it and mount it again" : strerror(err));
+			           err == ENOTCONN ? "the filesystem's daemon has ended; unmount it and mount it again"
+			                           : strerror(err));
 			return -err;
 		}
 		m->dev = st.st_dev;
@@ -344,9 +346,12 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		return 0;
 	case ARGP_KEY_END:
 		if (!run->cmd)
-			argp_error(state, "%s", run->n && run->by_option ? "a command is needed" : "the mount point and a command are needed");
+			argp_error(state, "%s",
+			           run->n && run->by_option ? "a command is needed"
+			                                    : "the mount point and a command are needed");
 		if (run->n > 1 && run->isolation && !strcmp(run->isolation, "serializable"))
-			argp_error(state, "--isolation serializable holds on one mount; of transactions on several mounts no common order is "
+			argp_error(state, "--isolation serializable holds on one mount; of transactions on several "
+			                  "mounts no common order is "
 			                  "promised");
 		return 0;
 	default:
@@ -360,7 +365,8 @@ int cmd_run(int argc, char **argv)
 		{"name", 'n', "NAME", 0, "Name of the transaction (default run-PID-...)", 0},
 		{"mount", 'm', "MNT", 0, "A mount; with several, all of them commit or none does", 0},
 		{"log", 'L', "DIR", 0,
-	         "Directory of the decision log for several mounts (default /var/lib/txnfs for root, else $XDG_STATE_HOME/txnfs or "
+	         "Directory of the decision log for several mounts (default /var/lib/txnfs for root, else "
+	         "$XDG_STATE_HOME/txnfs or "
 	         "~/.local/state/txnfs)",
 	         0},
 		{"ambient", 'a', NULL, 0, "Use no private namespace: the command's processes are members instead", 0},
@@ -373,12 +379,16 @@ int cmd_run(int argc, char **argv)
 		options,
 		parse,
 		"MNT [--] CMD [ARG...]\n--mount MNT --mount MNT... [--] CMD [ARG...]",
-		"Run CMD in a transaction on the mount MNT, or in one over several mounts, which it and its descendants see at the ordinary "
-		"paths. Commits when CMD ends with status 0, else rolls back; so do Ctrl-C, SIGTERM and the death of this "
+		"Run CMD in a transaction on the mount MNT, or in one over several mounts, which it and its "
+	        "descendants see at the ordinary "
+		"paths. Commits when CMD ends with status 0, else rolls back; so do Ctrl-C, SIGTERM and the death of "
+	        "this "
 		"program.\v"
-		"CMD finds the transaction's name in $TXNFS_TXN and the mount point in $TXNFS_MOUNT; of several the first one, and all of "
+		"CMD finds the transaction's name in $TXNFS_TXN and the mount point in $TXNFS_MOUNT; of several the "
+	        "first one, and all of "
 		"them in $TXNFS_MOUNTS, a line each.\n\n"
-		"With several mounts a crash can leave the transaction in doubt on some of them, decided in the log: the next such run, or "
+		"With several mounts a crash can leave the transaction in doubt on some of them, decided in the log: "
+	        "the next such run, or "
 		"`txnfs resolve --all`, finishes it.\n\n"
 		"Exit status: CMD's; 125 txnfs itself failed (also when the commit did); 126 CMD cannot "
 		"be executed; "

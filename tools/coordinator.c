@@ -7,9 +7,9 @@
  *     tell               each of them to commit
  *     forget             the file, when all have
  *
- * Mounts on which nothing was changed take no part: they are released at the end. With fewer than two others there is nothing to
- * coordinate: a plain commit is one already. Whatever this process does not live to do, a resolver does (resolver.c); it leaves
- * it to that one, too, when a mount does not answer.
+ * Mounts on which nothing was changed take no part: they are released at the end. With fewer than two others there is
+ * nothing to coordinate: a plain commit is one already. Whatever this process does not live to do, a resolver does
+ * (resolver.c); it leaves it to that one, too, when a mount does not answer.
  */
 #include "tools/participant.h"
 #include "tools/resolver.h"
@@ -21,8 +21,8 @@
 #include <sys/stat.h>
 
 /*
- * For tests, which must kill somebody between two steps: TXNFS_TEST_STEPS="OUT,IN" names two descriptors; each step is written
- * to the first as a line, and goes on when a byte comes from the second.
+ * For tests, which must kill somebody between two steps: TXNFS_TEST_STEPS="OUT,IN" names two descriptors; each step is
+ * written to the first as a line, and goes on when a byte comes from the second.
  */
 static int steps_out = -1, steps_in = -1;
 
@@ -61,7 +61,8 @@ static int check_place(const struct run *run)
 
 		if (strncmp(place, m->source, n) != 0 || (place[n] != '/' && place[n]))
 			continue;
-		tool_error("the decision log would lie in %s, the source of %s: --log DIR names another place", m->source, m->point);
+		tool_error("the decision log would lie in %s, the source of %s: --log DIR names another place",
+		           m->source, m->point);
 		return -EINVAL;
 	}
 	return 0; /* opening it tells what else is wrong */
@@ -87,7 +88,8 @@ int coordinator_start(struct run *run)
 
 		r = participant_uuid(&m->mount, run->control, m->uuid);
 		if (r == -ENOENT)
-			tool_error("%s: there is no control directory %s; when it was mounted with -o control=NAME, say --control NAME",
+			tool_error("%s: there is no control directory %s; when it was mounted with -o control=NAME, "
+			           "say --control NAME",
 			           m->mount.point, run->control);
 		else if (r == -EPROTO) /* a view of its own, which tells about its transaction */
 			tool_error("%s: already inside a transaction: use `txnfs savepoint` in it", m->mount.point);
@@ -101,7 +103,8 @@ int coordinator_start(struct run *run)
 	for (size_t i = 0; i < run->n; i++)
 		resolver_look(&rs, &run->mounts[i].mount, run->control);
 	if (run->verbose && rs.done)
-		tool_error("finished what earlier runs had left in doubt: %u transaction%s", rs.done, rs.done == 1 ? "" : "s");
+		tool_error("finished what earlier runs had left in doubt: %u transaction%s", rs.done,
+		           rs.done == 1 ? "" : "s");
 	return 0;
 }
 
@@ -214,8 +217,10 @@ static int prepare(const struct run *run, struct run_mount *m, const struct deci
 	return run_command(m, text, "prepare failed, so nothing is committed on any mount");
 }
 
-/* As participant_end does. The open control file serves as long as its daemon lives, even when the mount was detached. */
-static int tell_one(const struct run_mount *m, const struct decision_run *dr, const char *gid, bool commit, char why[PARTICIPANT_WHY])
+/* As participant_end does. The open control file serves as long as its daemon lives, even when the mount was detached.
+ */
+static int tell_one(const struct run_mount *m, const struct decision_run *dr, const char *gid, bool commit,
+                    char why[PARTICIPANT_WHY])
 {
 	CLEANUP_FREE char *answer = NULL;
 	char text[DECISION_GID_MAX + 24];
@@ -242,11 +247,13 @@ static int tell(struct run *run, const struct decision_run *dr, bool commit)
 		r = tell_one(m, dr, gid, commit, why);
 		if (r < 0) {
 			left++;
-			tool_error("%s may be in doubt as %s until it is %s by the next such run or by `txnfs resolve --all`: %s", m->mount.point,
-			           gid, commit ? "committed" : "rolled back", why);
+			tool_error("%s may be in doubt as %s until it is %s by the next such run or by `txnfs resolve "
+			           "--all`: %s",
+			           m->mount.point, gid, commit ? "committed" : "rolled back", why);
 		} else if (r && commit) {
-			tool_error("%s: %s was ended by someone else, by hand perhaps: whether it was committed is not known", m->mount.point,
-			           gid);
+			tool_error("%s: %s was ended by someone else, by hand perhaps: whether it was committed is not "
+			           "known",
+			           m->mount.point, gid);
 		}
 		step(commit ? "told" : "rolled back", m->branch);
 	}
@@ -272,7 +279,8 @@ static int decide(struct run *run, struct decision_run *dr)
 		return 0;
 	/* It may be decided or not; nobody has been told. Without its file it is not. */
 	if (decision_forget(&run->log, dr, true, err2, sizeof(err2))) {
-		tool_error("%s; nor can it be taken back (%s): the transaction is in doubt on all mounts, until `txnfs resolve --all` finds what is "
+		tool_error("%s; nor can it be taken back (%s): the transaction is in doubt on all mounts, until `txnfs "
+		           "resolve --all` finds what is "
 		           "decided",
 		           err, err2);
 		return -EINPROGRESS;

@@ -1,9 +1,10 @@
 /*
  * decision.c - the files of the decision log.
  *
- * A run's file is complete and durable when it gets its name, so one that does not check is damaged and not torn. Its first
- * sector alone says what is decided, and is overwritten as one: a power cut leaves the old or the new one. Both are
- * checked, so "not decided" is something that the file says, and nothing that is concluded from what cannot be read.
+ * A run's file is complete and durable when it gets its name, so one that does not check is damaged and not torn. Its
+ * first sector alone says what is decided, and is overwritten as one: a power cut leaves the old or the new one. Both
+ * are checked, so "not decided" is something that the file says, and nothing that is concluded from what cannot be
+ * read.
  */
 #include "tools/decision.h"
 #include "tools/tools.h"
@@ -133,9 +134,10 @@ static int parse_log(struct decision_log *log, const struct base_buf *text, cons
 	bool good;
 
 	if (sscanf((char *)text->p, "txnfs decision log %u\n", &version) == 1 && version > 1)
-		return fail(-EPROTONOSUPPORT, err, errlen, "%s was written by a newer txnfs (version %u); upgrade", log_path(log),
-		            version);
-	good = sscanf((char *)text->p, "txnfs decision log 1\nid %32[0-9a-f]\nplace %127[^\n]\n", log->id, where) == 2 &&
+		return fail(-EPROTONOSUPPORT, err, errlen, "%s was written by a newer txnfs (version %u); upgrade",
+		            log_path(log), version);
+	good = sscanf((char *)text->p, "txnfs decision log 1\nid %32[0-9a-f]\nplace %127[^\n]\n", log->id, where) ==
+	               2 &&
 	       strlen(log->id) == DECISION_LOG_ID;
 	if (good)
 		put_log(log, where, &want);
@@ -143,13 +145,16 @@ static int parse_log(struct decision_log *log, const struct base_buf *text, cons
 	base_buf_free(&want);
 	if (!good)
 		return fail(-EUCLEAN, err, errlen,
-		            "%s/" LOG_NAME " is damaged; a copy of it helps only when that is of this very directory", log_path(log));
+		            "%s/" LOG_NAME " is damaged; a copy of it helps only when that is of this very directory",
+		            log_path(log));
 	if (place && strcmp(where, place) != 0)
-		return fail(-ESTALE, err, errlen,
-		            "%s is a copy of a decision log, or was restored: it does not know what was decided since, so nothing is "
-		            "decided by it. Use the original; if that is gone for good, decide its transactions by hand "
-		            "(txnfs prepared, txnfs resolve MNT GID commit|rollback), then remove %s",
-		            log_path(log), log_path(log));
+		return fail(
+			-ESTALE, err, errlen,
+			"%s is a copy of a decision log, or was restored: it does not know what was decided since, so "
+		        "nothing is "
+			"decided by it. Use the original; if that is gone for good, decide its transactions by hand "
+			"(txnfs prepared, txnfs resolve MNT GID commit|rollback), then remove %s",
+			log_path(log), log_path(log));
 	return 0;
 }
 
@@ -178,9 +183,11 @@ int decision_log_init(struct decision_log *log, const char *place, bool create, 
 
 /* ---- a run's file ---- */
 
-static void put_decision(const struct decision_log *log, const struct decision_run *run, bool commit, char sector[SECTOR + 1])
+static void put_decision(const struct decision_log *log, const struct decision_run *run, bool commit,
+                         char sector[SECTOR + 1])
 {
-	int n = snprintf(sector, SECTOR, "txnfs run 1 log %s run %s %s ", log->id, run->id, commit ? "commit" : "undecided");
+	int n = snprintf(sector, SECTOR, "txnfs run 1 log %s run %s %s ", log->id, run->id,
+	                 commit ? "commit" : "undecided");
 	uint64_t check = sum(sector, (size_t)n);
 
 	n += snprintf(sector + n, (size_t)(SECTOR - n), "%016" PRIx64, check);
@@ -225,8 +232,9 @@ static int parse_branch(char *line, size_t number, struct decision_branch *br)
 {
 	char *index, *uuid, *source, *point, *control;
 
-	if (!take_field(&line, &index) || !take_field(&line, &uuid) || !take_field(&line, &source) || !take_field(&line, &point) ||
-	    !take_field(&line, &control) || *line || strtoul(index, NULL, 10) != number || strlen(uuid) >= sizeof(br->uuid))
+	if (!take_field(&line, &index) || !take_field(&line, &uuid) || !take_field(&line, &source) ||
+	    !take_field(&line, &point) || !take_field(&line, &control) || *line || strtoul(index, NULL, 10) != number ||
+	    strlen(uuid) >= sizeof(br->uuid))
 		return -EUCLEAN;
 	strcpy(br->uuid, uuid);
 	br->source = strdup(source);
@@ -350,7 +358,9 @@ int decision_new(struct decision_log *log, struct decision_run *run, char *err, 
 	run->commit = false;
 	for (int i = 0; i < 100 && r == -EAGAIN; i++)
 		r = write_run(log, run);
-	return r ? fail(r, err, errlen, "%s: the run cannot be written to the decision log: %s", log_path(log), strerror(-r)) : 0;
+	return r ? fail(r, err, errlen, "%s: the run cannot be written to the decision log: %s", log_path(log),
+	                strerror(-r))
+	         : 0;
 }
 
 int decision_commit(struct decision_log *log, struct decision_run *run, char *err, size_t errlen)
@@ -360,8 +370,8 @@ int decision_commit(struct decision_log *log, struct decision_run *run, char *er
 
 	put_decision(log, run, true, sector);
 	/*
-	 * All of it is written, also when it is there already: the kernel may have it from a process that died before its
-	 * fdatasync, or that was told by it that it failed, after which the next one succeeds and means nothing.
+	 * All of it is written, also when it is there already: the kernel may have it from a process that died before
+	 * its fdatasync, or that was told by it that it failed, after which the next one succeeds and means nothing.
 	 */
 	r = write_at_start(log->os, run->fd, sector, SECTOR);
 	if (!r)
@@ -463,10 +473,12 @@ int decision_take(struct decision_log *log, const char *id, struct decision_run 
 		r = parse_run(log, &b, run);
 	base_buf_free(&b);
 	if (r == -EUCLEAN)
-		fail(r, err, errlen, "%s/%s is damaged, so what it has decided is not known: its transactions stay in doubt", log_path(log),
-		     name);
+		fail(r, err, errlen,
+		     "%s/%s is damaged, so what it has decided is not known: its transactions stay in doubt",
+		     log_path(log), name);
 	else if (r == -EXDEV)
-		fail(r, err, errlen, "%s/%s belongs to another decision log: its transactions stay in doubt", log_path(log), name);
+		fail(r, err, errlen, "%s/%s belongs to another decision log: its transactions stay in doubt",
+		     log_path(log), name);
 	else if (r && r != -EWOULDBLOCK && r != -ENOENT)
 		fail(r, err, errlen, "%s/%s: %s", log_path(log), name, strerror(-r));
 	if (r)

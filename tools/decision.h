@@ -1,5 +1,6 @@
 /*
- * decision.h - the coordinator's decision log: a directory with a file for each run whose outcome may matter to somebody.
+ * decision.h - the coordinator's decision log: a directory with a file for each run whose outcome may matter to
+ * somebody.
  *
  * Presumed abort: only "commit" is ever decided. SPEC.md, "The decision log", has the bytes.
  *
@@ -15,8 +16,8 @@
  *     decision_take              locks one and reads it, unless its run is alive
  *     decision_commit            again, before anybody is told: what was read need not have been durable
  *
- * Locks: flock(2) on the run's file, from before its name is there until decision_release or the death of the process. So
- * whoever has the lock knows that nobody else decides, tells or prepares for this run.
+ * Locks: flock(2) on the run's file, from before its name is there until decision_release or the death of the process.
+ * So whoever has the lock knows that nobody else decides, tells or prepares for this run.
  *
  * Functions return 0 or -errno; `err` (size >= 512) gets a readable line on failure. Not thread-safe.
  */
@@ -54,14 +55,16 @@ struct decision_run {
 };
 
 /*
- * The log in directory `path`, or where this user's is by default (NULL). With `create` it is made, with all the directories above it;
- * without, -ENOENT without a message when there is none. -EACCES: someone else's, or others could write to it. -EINVAL: in
- * a txnfs mount. -ESTALE: it is a copy or was restored, and does not know what was decided since.
+ * The log in directory `path`, or where this user's is by default (NULL). With `create` it is made, with all the
+ * directories above it; without, -ENOENT without a message when there is none. -EACCES: someone else's, or others could
+ * write to it. -EINVAL: in a txnfs mount. -ESTALE: it is a copy or was restored, and does not know what was decided
+ * since.
  */
 int decision_log_open(const char *path, bool create, struct decision_log *log, char *err, size_t errlen);
 /* The path that decision_log_open takes for NULL; malloc'ed. NULL: out of memory, or the user has no home. */
 char *decision_log_default(void);
-/* What there is already of a log's path (NULL: the default), without symbolic links; malloc'ed. NULL: it cannot be told. */
+/* What there is already of a log's path (NULL: the default), without symbolic links; malloc'ed. NULL: it cannot be
+ * told. */
 char *decision_log_place(const char *path);
 /* Read or make the log's id. os, dir and locks are set. place: where the directory is; NULL: it does not matter. */
 int decision_log_init(struct decision_log *log, const char *place, bool create, char *err, size_t errlen);
@@ -78,8 +81,8 @@ void decision_release(struct decision_log *log, struct decision_run *run);
 /* Call fn for each run that the log has, by id; leftovers of runs that never came into being are taken away. */
 int decision_each(struct decision_log *log, int (*fn)(void *arg, const char *id), void *arg);
 /*
- * -EWOULDBLOCK: its run (or a resolver) is alive. -ENOENT: there is none (any more). -EUCLEAN: damaged, -EXDEV: it belongs to
- * another log; both with a line in err, and decided by hand.
+ * -EWOULDBLOCK: its run (or a resolver) is alive. -ENOENT: there is none (any more). -EUCLEAN: damaged, -EXDEV: it
+ * belongs to another log; both with a line in err, and decided by hand.
  */
 int decision_take(struct decision_log *log, const char *id, struct decision_run *run, char *err, size_t errlen);
 

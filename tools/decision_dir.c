@@ -62,7 +62,8 @@ static int make_dirs(char *path)
 	return r ? r : mkdir(path, 0700) < 0 && errno != EEXIST ? -errno : 0;
 }
 
-/* A directory whose name is lost in a power cut takes the decisions with it. Whoever made them may have died before this. */
+/* A directory whose name is lost in a power cut takes the decisions with it. Whoever made them may have died before
+ * this. */
 static int sync_parents(const char *path)
 {
 	CLEANUP_FREE char *real = realpath(path, NULL);
@@ -107,11 +108,14 @@ static int check_dir(const struct decision_log *log, char *err, size_t errlen)
 		snprintf(err, errlen, "%s: %s", log->path, strerror(-r));
 	} else if (st.st_uid != geteuid()) {
 		r = -EACCES;
-		snprintf(err, errlen, "%s belongs to user %u: a decision log is for the runs of its owner alone; --log DIR names another",
+		snprintf(err, errlen,
+		         "%s belongs to user %u: a decision log is for the runs of its owner alone; --log DIR names "
+		         "another",
 		         log->path, (unsigned)st.st_uid);
 	} else if (st.st_mode & 022) {
 		r = -EACCES;
-		snprintf(err, errlen, "%s can be written to by others, who could forge decisions; `chmod go-w %s`", log->path, log->path);
+		snprintf(err, errlen, "%s can be written to by others, who could forge decisions; `chmod go-w %s`",
+		         log->path, log->path);
 	}
 	return r;
 }
@@ -174,8 +178,9 @@ int decision_log_open(const char *path, bool create, struct decision_log *log, c
 	real = decision_log_place(log->path);
 	if (real && !tool_mount_of(real, &m)) {
 		/* Somebody's transaction could swallow the decision, and fsync in it says nothing. */
-		snprintf(err, errlen, "%s lies in the txnfs mount %s, and a decision log must not: --log DIR names another place", log->path,
-		         m.point);
+		snprintf(err, errlen,
+		         "%s lies in the txnfs mount %s, and a decision log must not: --log DIR names another place",
+		         log->path, m.point);
 		tool_mount_free(&m);
 		decision_log_close(log);
 		return -EINVAL;

@@ -20,8 +20,8 @@ int participant_uuid(const struct tool_mount *m, const char *control, char uuid[
 	return 0;
 }
 
-int participant_end_mounted(const struct tool_mount *m, const char *control, const char *gid, bool commit, char **answer,
-                            char why[PARTICIPANT_WHY])
+int participant_end_mounted(const struct tool_mount *m, const char *control, const char *gid, bool commit,
+                            char **answer, char why[PARTICIPANT_WHY])
 {
 	CLEANUP_FREE char *path = NULL, *said = NULL;
 	CLEANUP_CLOSE int fd = -1;
@@ -49,7 +49,10 @@ int participant_end_mounted(const struct tool_mount *m, const char *control, con
 	if (r == -ENOTCONN && !said)
 		snprintf(why, PARTICIPANT_WHY, "%s: the filesystem's daemon has ended", m->point);
 	else if (r)
-		snprintf(why, PARTICIPANT_WHY, "%s: %s", m->point, said ? said : r == -ENXIO ? "it has no control file" : strerror(-r));
+		snprintf(why, PARTICIPANT_WHY, "%s: %s", m->point,
+		         said          ? said
+		         : r == -ENXIO ? "it has no control file"
+		                       : strerror(-r));
 	else if (answer)
 		*answer = TAKE_PTR(said);
 	return r == -ENOENT ? -EPROTO : r;
@@ -73,8 +76,8 @@ static int end_open(struct txn_engine *eng, const char *gid, bool commit, uint64
 }
 
 /* As `txnfs recover` opens it: what was committed is redone first, and what the log says is made durable. */
-static int end_store(struct store *store, int wal_dirfd, const char *source, const char *gid, bool commit, uint64_t *changes,
-                     char why[PARTICIPANT_WHY])
+static int end_store(struct store *store, int wal_dirfd, const char *source, const char *gid, bool commit,
+                     uint64_t *changes, char why[PARTICIPANT_WHY])
 {
 	struct txn_config cfg = {.no_threads = true, .store = store, .wal_dirfd = wal_dirfd};
 	struct txn_engine *eng;
@@ -91,7 +94,8 @@ static int end_store(struct store *store, int wal_dirfd, const char *source, con
 		         txn_engine_error(eng) ? txn_engine_error(eng) : strerror(-r));
 	s = txn_engine_close(eng);
 	if (s && r >= 0)
-		snprintf(why, PARTICIPANT_WHY, "%s: closing failed: %s; `txnfs recover` finishes it", source, strerror(-s));
+		snprintf(why, PARTICIPANT_WHY, "%s: closing failed: %s; `txnfs recover` finishes it", source,
+		         strerror(-s));
 	return r < 0 ? r : s ? s : r;
 }
 
@@ -109,7 +113,8 @@ int participant_end_offline(const char *source, const char *uuid, const char *gi
 	}
 	if (uuid && strcmp(uuid, store->uuid) != 0) {
 		r = -ESTALE;
-		snprintf(why, PARTICIPANT_WHY, "%s is another directory now (uuid %s, not %s)", source, store->uuid, uuid);
+		snprintf(why, PARTICIPANT_WHY, "%s is another directory now (uuid %s, not %s)", source, store->uuid,
+		         uuid);
 	} else {
 		r = end_store(store, wal_dirfd, source, gid, commit, changes, why);
 	}
@@ -159,13 +164,15 @@ static int end_on(const struct tool_mount *m, const struct decision_branch *br, 
 	else if (r)
 		snprintf(why, PARTICIPANT_WHY, "%s: %s", m->point, strerror(-r));
 	else if (strcmp(uuid, br->uuid) != 0)
-		snprintf(why, PARTICIPANT_WHY, "%s is a mount of another directory now (uuid %s, not %s)", m->point, uuid, br->uuid);
+		snprintf(why, PARTICIPANT_WHY, "%s is a mount of another directory now (uuid %s, not %s)", m->point,
+		         uuid, br->uuid);
 	if (r)
 		return r;
 	return strcmp(uuid, br->uuid) ? -ESTALE : participant_end_mounted(m, br->control, gid, commit, NULL, why);
 }
 
-int participant_end(const struct decision_branch *br, const char *gid, bool commit, bool offline, char why[PARTICIPANT_WHY])
+int participant_end(const struct decision_branch *br, const char *gid, bool commit, bool offline,
+                    char why[PARTICIPANT_WHY])
 {
 	struct search s = {.br = br};
 	int r = tool_mounts_each(consider, &s);
@@ -178,7 +185,8 @@ int participant_end(const struct decision_branch *br, const char *gid, bool comm
 			r = participant_end_offline(br->source, br->uuid, gid, commit, NULL, why);
 	} else if (s.hidden || !offline) {
 		r = -ENODEV;
-		snprintf(why, PARTICIPANT_WHY, "%s is not mounted%s", br->source, s.hidden ? " here, except in parts" : "");
+		snprintf(why, PARTICIPANT_WHY, "%s is not mounted%s", br->source,
+		         s.hidden ? " here, except in parts" : "");
 	} else {
 		r = participant_end_offline(br->source, br->uuid, gid, commit, NULL, why);
 	}

@@ -3,9 +3,9 @@
  *
  * For each run whose lock is free, its coordinator is dead: no prepare of it is under way (a process that waits for an
  * answer of a daemon does not end, and keeps its lock), and none will come. So what its file says is final.
- * A branch whose run has no file at all was not decided to be committed (its file was durable before it was prepared, and is there until
- * all have committed): abort is presumed. The branch is looked at first and the file after it, for a run that begins in between
- * makes its file before its branches.
+ * A branch whose run has no file at all was not decided to be committed (its file was durable before it was prepared,
+ * and is there until all have committed): abort is presumed. The branch is looked at first and the file after it, for a
+ * run that begins in between makes its file before its branches.
  */
 #include "tools/resolver.h"
 #include "tools/participant.h"
@@ -51,8 +51,11 @@ static bool end_branch(struct resolver *rs, const struct decision_run *run, size
 	decision_gid(rs->log, run->id, i + 1, gid);
 	r = participant_end(br, gid, run->commit, rs->offline, why);
 	if (branches)
-		add(branches, json_pack("{s:s, s:o, s:o, s:s, s:o}", "gid", gid, "source", tool_json_bytes(br->source), "mount",
-		                        tool_json_bytes(br->point), "state", r < 0 ? "waiting" : r ? "nothing in doubt" : "ended",
+		add(branches, json_pack("{s:s, s:o, s:o, s:s, s:o}", "gid", gid, "source", tool_json_bytes(br->source),
+		                        "mount", tool_json_bytes(br->point), "state",
+		                        r < 0 ? "waiting"
+		                        : r   ? "nothing in doubt"
+		                              : "ended",
 		                        "reason", text_or_null(r < 0 ? why : NULL)));
 	if (r < 0) {
 		rs->left++;
@@ -88,8 +91,10 @@ static void end_run(struct resolver *rs, struct decision_run *run, json_t *branc
 		rs->left++;
 		complain(rs, "%s", err);
 	} else if (!all) {
-		complain(rs, "%s/%s.run keeps the outcome (%s) until then; if a participant is gone for good, remove that file", rs->log->path,
-		         run->id, run->commit ? "commit" : "rollback");
+		complain(rs,
+		         "%s/%s.run keeps the outcome (%s) until then; if a participant is gone for good, remove that "
+		         "file",
+		         rs->log->path, run->id, run->commit ? "commit" : "rollback");
 	}
 }
 
@@ -106,8 +111,8 @@ static int one_run(void *arg, const char *id)
 		return 0;
 	}
 	if (rs->runs)
-		add(rs->runs, json_pack("{s:s, s:s, s:O, s:o}", "run", id, "outcome", run_state(r, &run), "branches", branches, "reason",
-		                        text_or_null(*err ? err : NULL)));
+		add(rs->runs, json_pack("{s:s, s:s, s:O, s:o}", "run", id, "outcome", run_state(r, &run), "branches",
+		                        branches, "reason", text_or_null(*err ? err : NULL)));
 	if (!r) {
 		end_run(rs, &run, branches);
 		decision_release(rs->log, &run);
@@ -137,13 +142,14 @@ static void stays(struct resolver *rs, const struct tool_mount *m, const char *g
 {
 	rs->left++;
 	if (rs->in_doubt)
-		add(rs->in_doubt, json_pack("{s:o, s:s, s:I, s:s}", "mount", tool_json_bytes(m->point), "gid", gid, "uid",
-		                            (json_int_t)uid, "reason", reason));
+		add(rs->in_doubt, json_pack("{s:o, s:s, s:I, s:s}", "mount", tool_json_bytes(m->point), "gid", gid,
+		                            "uid", (json_int_t)uid, "reason", reason));
 	complain(rs, "%s: %s stays in doubt: %s", m->point, gid, reason);
 }
 
 /* Its log is this one. Has it no run there, it is rolled back. */
-static void presume(struct resolver *rs, const struct tool_mount *m, const char *control, const char *gid, const char *id, unsigned uid)
+static void presume(struct resolver *rs, const struct tool_mount *m, const char *control, const char *gid,
+                    const char *id, unsigned uid)
 {
 	struct decision_run run;
 	char err[1024] = "", why[PARTICIPANT_WHY] = "";
@@ -160,9 +166,9 @@ static void presume(struct resolver *rs, const struct tool_mount *m, const char 
 		return;
 	rs->done++;
 	if (rs->runs)
-		add(rs->runs, json_pack("{s:s, s:s, s:[{s:s, s:o, s:o, s:s, s:n}], s:n}", "run", id, "outcome", "rollback", "branches", "gid",
-		                        gid, "source", tool_json_bytes(m->source), "mount", tool_json_bytes(m->point), "state", "ended",
-		                        "reason", "reason"));
+		add(rs->runs, json_pack("{s:s, s:s, s:[{s:s, s:o, s:o, s:s, s:n}], s:n}", "run", id, "outcome",
+		                        "rollback", "branches", "gid", gid, "source", tool_json_bytes(m->source),
+		                        "mount", tool_json_bytes(m->point), "state", "ended", "reason", "reason"));
 	if (rs->tell)
 		printf("%s: rolled back %s\n", m->point, gid);
 }
@@ -180,7 +186,8 @@ static void look_at(struct resolver *rs, const struct tool_mount *m, const char 
 	if (!rs->strangers)
 		return;
 	snprintf(reason, sizeof(reason),
-	         "the decision log %s, which alone can tell its outcome, is not %s; name it with --log DIR, or, if it is gone for good, decide by "
+	         "the decision log %s, which alone can tell its outcome, is not %s; name it with --log DIR, or, if it "
+	         "is gone for good, decide by "
 	         "hand, alike on all mounts of run %s: txnfs resolve %s %s commit|rollback",
 	         log, rs->log ? rs->log->path : "there", run, m->point, gid);
 	stays(rs, m, gid, uid, reason);

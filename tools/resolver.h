@@ -18,12 +18,12 @@ struct resolver {
 	bool offline;             /* also in directories that are not mounted */
 	bool tell;                /* print a line on stdout for what was done */
 	bool complain;            /* and on stderr for what could not be done */
-	bool strangers;           /* look also for branches of other logs, whose runs may be alive for all that is known */
-	json_t *runs, *in_doubt;  /* arrays that get the same; NULL: not wanted */
-	unsigned done;            /* branches that were ended */
-	unsigned alive;           /* runs, or with another resolver */
-	unsigned left;            /* branches and runs that stay in doubt and are this user's to decide */
-	int err;                  /* what kept the pass itself from working */
+	bool strangers; /* look also for branches of other logs, whose runs may be alive for all that is known */
+	json_t *runs, *in_doubt; /* arrays that get the same; NULL: not wanted */
+	unsigned done;           /* branches that were ended */
+	unsigned alive;          /* runs, or with another resolver */
+	unsigned left;           /* branches and runs that stay in doubt and are this user's to decide */
+	int err;                 /* what kept the pass itself from working */
 };
 
 void resolver_pass(struct resolver *rs);

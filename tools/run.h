@@ -28,8 +28,8 @@ struct run {
 
 	struct run_mount *mounts;
 	size_t n;
-	char *name; /* the transaction's, on all mounts */
-	char *cwd;  /* to go back to inside the view; NULL: it lies elsewhere */
+	char *name;      /* the transaction's, on all mounts */
+	char *cwd;       /* to go back to inside the view; NULL: it lies elsewhere */
 	bool own_group;  /* the command has a process group of its own */
 	sigset_t ending; /* signals that end the run and were not ignored when it began */
 	sigset_t old_mask;

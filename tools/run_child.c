@@ -54,7 +54,8 @@ static void enter_namespace(int report)
 /* An outer mount before those inside it, which its view would hide. */
 static int by_depth(const void *a, const void *b)
 {
-	size_t x = strlen((*(const struct run_mount *const *)a)->mount.point), y = strlen((*(const struct run_mount *const *)b)->mount.point);
+	size_t x = strlen((*(const struct run_mount *const *)a)->mount.point),
+	       y = strlen((*(const struct run_mount *const *)b)->mount.point);
 
 	return (x > y) - (x < y);
 }
