@@ -219,16 +219,17 @@ def test_mapped_pages_are_changes(t):
 import mmap, sys, time
 keep = []
 for d in sys.argv[1:]:
-    keep.append(mmap.mmap(open(d + "/account", "r+b").fileno(), 4))
+    f = open(d + "/account", "r+b")
+    keep += [f, mmap.mmap(f.fileno(), 4)]
     keep[-1][:4] = b"070\\n"
 open("{t.path("did")}", "w")
 time.sleep(600)
 """)
-    for m in mounts:
-        write(m("account"), b"100\n")
-    p = run(t, mounts, f"/usr/bin/python3 {t.path('map.py')} $TXNFS_MOUNTS > /dev/null 2>&1 & echo $!; "
-            f"until [ -e {t.path('did')} ]; do sleep 0.01; done")
-    os.kill(int(p.stdout), signal.SIGKILL)
+    s = Stepped(t, mounts, script=f"/usr/bin/python3 {t.path('map.py')} $TXNFS_MOUNTS > /dev/null 2>&1 & "
+                f"echo $! > {t.path('pid')}; while kill -0 $! && ! [ -e {t.path('did')} ]; do sleep 0.01; done")
+    s.until("prepared 2")  # both take part
+    s.end()
+    os.kill(int(read(t.path("pid"))), signal.SIGKILL)
     equal([read(m("account")) for m in mounts], [b"070\n"] * 2)
     clean(t, a, b)
 
