@@ -553,6 +553,27 @@ def test_a_run_that_is_alive_is_left_alone(t):
 
 
 @quick
+def test_runs_and_resolvers_at_once(t):
+    """On a log that is new to all of them: whoever comes first makes it, and nobody ends another one's run."""
+    mounts = pair(t)
+    for k in range(3):
+        log = f"log{k}"
+        many = [subprocess.Popen(command(t, mounts, log=log) +
+                                 ["sh", "-c", f'for m in $TXNFS_MOUNTS; do echo {i} > $m/n{k}-{i}; done'],
+                                 stderr=subprocess.PIPE, text=True) for i in range(6)]
+        look = [subprocess.Popen([OPT.txnfs, "resolve", "--all", "--log", t.path(log)], stdout=subprocess.DEVNULL,
+                                 stderr=subprocess.DEVNULL) for _ in range(6)]
+        for p in many:
+            err = p.communicate(timeout=patience(20))[1]
+            equal((p.returncode, err), (0, ""))
+        for p in look:
+            p.wait(patience(20))
+        clean(t, *mounts, log=log)
+        for m in mounts:
+            equal([n for n in ls(m.mnt) if n.startswith(f"n{k}-")], [f"n{k}-{i}" for i in range(6)])
+
+
+@quick
 def test_what_the_next_run_finds(t):
     """It finishes the earlier one first, whose locks would be in its way; an outcome is not taken for another."""
     for at, want in (("prepared 2", "old"), ("decided", "new")):
