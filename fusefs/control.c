@@ -309,6 +309,7 @@ static int compose(struct fusefs *fs, fuse_req_t req, struct fusefs_handle *h)
 			fusefs_tx_put(tx);
 		else
 			base_buf_printf(&text, "mixed_caches: %lu\n", atomic_load(&fs->holding.mixed));
+		base_buf_printf(&text, "uuid: %s\n", fs->store->uuid); /* members, too, must know where they are */
 	}
 	if (!r)
 		r = text.err;

@@ -1,4 +1,4 @@
-/* cmd_prepared.c - `txnfs prepared` and `txnfs resolve`: two-phase commit's leftovers, on a mount and without one. */
+/* cmd_prepared.c - `txnfs prepared`: what is in doubt, on a mount and without one. */
 #include "tools/tools.h"
 #include "txn/txn.h"
 
@@ -8,8 +8,8 @@
 #include <string.h>
 
 struct args {
-	const char *path, *control, *gid, *outcome;
-	bool json, quiet, commit;
+	const char *path, *control;
+	bool json;
 	json_t *list;
 };
 
@@ -172,144 +172,5 @@ int cmd_prepared(int argc, char **argv)
 		putchar('\n');
 	}
 	json_decref(a.list);
-	return tool_finish(r ? TOOL_FAILED : TOOL_OK);
-}
-
-/* ---- resolve ---- */
-
-static int resolve_mount(struct args *a, const struct tool_mount *m)
-{
-	CLEANUP_FREE char *answer = NULL;
-	CLEANUP_CLOSE int fd = tool_ctl_open(m, tool_control(a->control), NULL);
-	struct base_buf command = {0};
-	int r;
-
-	if (fd < 0)
-		return -EIO;
-	base_buf_printf(&command, "%s prepared ", a->outcome);
-	tool_ctl_quote(&command, a->gid);
-	r = command.err ? command.err : tool_ctl_command(fd, (char *)command.p, &answer);
-	base_buf_free(&command);
-	if (r)
-		tool_error("%s", answer ? answer : strerror(-r));
-	else if (!a->quiet)
-		puts(answer ? answer : a->outcome);
-	return r;
-}
-
-static int resolve_open(struct args *a, struct txn_engine *eng)
-{
-	struct txn_prepared p;
-	struct txn *t;
-	int r = txn_find_prepared(eng, a->gid, &t);
-
-	if (r)
-		return r;
-	r = txn_prepared_info(t, &p);
-	if (!r)
-		r = a->commit ? txn_commit(t) : txn_rollback(t);
-	if (!r && !a->quiet) {
-		struct base_buf q = {0};
-
-		base_buf_quote(&q, a->gid);
-		printf("%s the transaction that was prepared as %s (%" PRIu64 " changes)\n",
-		       a->commit ? "committed" : "rolled back", q.err ? "?" : (char *)q.p, p.changes);
-		base_buf_free(&q);
-	}
-	txn_put(t);
-	return r;
-}
-
-/* As `txnfs recover` opens it: what was committed is redone first. */
-static int resolve_source(struct args *a, const char *source)
-{
-	struct txn_config cfg = {.no_threads = true};
-	struct txn_engine *eng;
-	struct store *store;
-	char err[1024] = "";
-	int r, s;
-
-	r = store_dir_open(source, &(struct store_dir_options){.create = false}, &store, &cfg.wal_dirfd, err, sizeof(err));
-	if (r) {
-		tool_error("%s%s", *err ? err : strerror(-r), r == -EBUSY ? " (name the mount point instead)" : "");
-		return r;
-	}
-	cfg.store = store;
-	r = txn_engine_open(&cfg, &eng, NULL, err, sizeof(err));
-	if (r) {
-		tool_error("%s: %s", source, *err ? err : strerror(-r));
-	} else {
-		r = resolve_open(a, eng);
-		if (r == -ENOENT)
-			tool_error("%s: no transaction is prepared by that name", source);
-		else if (r)
-			tool_error("%s: %s failed: %s", source, a->outcome,
-			           txn_engine_error(eng) ? txn_engine_error(eng) : strerror(-r));
-		s = txn_engine_close(eng);
-		if (s)
-			tool_error("%s: closing failed: %s; `txnfs recover` finishes it", source, strerror(-s));
-		r = r ? r : s;
-	}
-	store->ops->close(store);
-	return r;
-}
-
-static error_t parse_resolve(int key, char *arg, struct argp_state *state)
-{
-	struct args *a = state->input;
-
-	switch (key) {
-	case 'q':
-		a->quiet = true;
-		return 0;
-	case 'c':
-		a->control = arg;
-		return 0;
-	case ARGP_KEY_ARG:
-		if (state->arg_num > 2)
-			return ARGP_ERR_UNKNOWN;
-		*(state->arg_num == 0 ? &a->path : state->arg_num == 1 ? &a->gid : &a->outcome) = arg;
-		return 0;
-	case ARGP_KEY_END:
-		if (!a->outcome)
-			argp_error(state, "the source directory or the mount point, the GID, and commit or rollback are needed");
-		a->commit = !strcmp(a->outcome, "commit");
-		if (!a->commit && strcmp(a->outcome, "rollback") != 0)
-			argp_error(state, "\"%s\" is neither commit nor rollback", a->outcome);
-		return 0;
-	default:
-		return ARGP_ERR_UNKNOWN;
-	}
-}
-
-int cmd_resolve(int argc, char **argv)
-{
-	static const struct argp_option options[] = {
-		{"control", 'c', "NAME", 0, "Name of the control directory (default $TXNFS_CONTROL or .txn)", 0},
-		{"quiet", 'q', NULL, 0, "Print nothing when it went well", 0},
-		{0},
-	};
-	static const struct argp argp = {options,
-	                                 parse_resolve,
-	                                 "SRC|MNT GID commit|rollback",
-	                                 "Decide the outcome of a prepared transaction. A directory that is not mounted is "
-	                                 "recovered first, as `txnfs recover` does.",
-	                                 NULL,
-	                                 NULL,
-	                                 NULL};
-	CLEANUP_FREE char *source = NULL;
-	struct tool_mount m = {0};
-	struct args a = {0};
-	int r;
-
-	tool_parse(&argp, argc, argv, 0, &a);
-	r = tool_mount_at(a.path, &m);
-	if (!r) {
-		r = resolve_mount(&a, &m);
-	} else {
-		source = tool_source(a.path);
-		r = source ? resolve_source(&a, source) : -ENOENT;
-	}
-	tool_mount_free(&m);
 	return tool_finish(r ? TOOL_FAILED : TOOL_OK);
 }

@@ -1,219 +1,20 @@
 /*
- * cmd_run.c - `txnfs run`: a command in a transaction of its own.
+ * cmd_run.c - `txnfs run`: a command in a transaction of its own, on one mount or on several.
  *
  * The transaction is a named one, whose root is bound over the mount point in a mount namespace that only the command
  * and its descendants have. Its control file is opened before and stays with this process, which is named as the
  * owner: when it dies, the daemon rolls back. Where namespaces are not allowed, this process begins an ambient
- * transaction instead, of which its children are members.
+ * transaction instead, of which its children are members. With several mounts there is one transaction on each, and
+ * coordinator.c ends them.
  */
-#include "tools/tools.h"
+#include "tools/run.h"
 
 #include <fcntl.h>
-#include <sched.h>
-#include <signal.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
-
-struct run {
-	const char *point; /* as given */
-	const char *name_given, *control, *isolation;
-	bool ambient, verbose;
-	char **cmd;
-
-	struct tool_mount mount;
-	char *name; /* the transaction's */
-	char *dir;  /* MNT/.txn/NAME; NULL: ambient */
-	char *cwd;  /* to go back to inside the view; NULL: it lies elsewhere */
-	int ctl;
-	bool own_group;  /* the command has a process group of its own */
-	sigset_t ending; /* signals that end the run and were not ignored when it began */
-	sigset_t old_mask;
-};
-
-/* How far a child came before it failed. */
-enum stage { STAGE_NAMESPACE, STAGE_CWD, STAGE_EXEC };
-struct failure {
-	enum stage stage;
-	int err;
-	char what[64];
-};
-
-static const int ending_signals[] = {SIGHUP, SIGINT, SIGQUIT, SIGTERM};
-
-/* ---- the child ---- */
-
-static void give_up(int report, enum stage stage, const char *what)
-{
-	struct failure f = {.stage = stage, .err = errno};
-
-	snprintf(f.what, sizeof(f.what), "%s", what);
-	if (write(report, &f, sizeof(f)) != (ssize_t)sizeof(f))
-		_exit(TOOL_RUN_FAILED);
-	_exit(stage == STAGE_EXEC && f.err == ENOENT ? TOOL_RUN_NOT_FOUND : TOOL_RUN_NOT_RUNNABLE);
-}
-
-static int write_file(const char *path, const char *text)
-{
-	CLEANUP_CLOSE int fd = open(path, O_WRONLY | O_CLOEXEC);
-
-	if (fd < 0)
-		return -1;
-	return write(fd, text, strlen(text)) < 0 ? -1 : 0;
-}
-
-static void enter_namespace(int report)
-{
-	uid_t uid = geteuid();
-	gid_t gid = getegid();
-	char map[64];
-
-	if (!unshare(CLONE_NEWNS))
-		return;
-	if (errno != EPERM || unshare(CLONE_NEWUSER | CLONE_NEWNS) < 0)
-		give_up(report, STAGE_NAMESPACE, "unshare");
-	/* Only one's own ids can be mapped without privilege; setgroups must be given up for it. */
-	if (write_file("/proc/self/setgroups", "deny") < 0)
-		give_up(report, STAGE_NAMESPACE, "/proc/self/setgroups");
-	snprintf(map, sizeof(map), "%u %u 1", uid, uid);
-	if (write_file("/proc/self/uid_map", map) < 0)
-		give_up(report, STAGE_NAMESPACE, "/proc/self/uid_map");
-	snprintf(map, sizeof(map), "%u %u 1", gid, gid);
-	if (write_file("/proc/self/gid_map", map) < 0)
-		give_up(report, STAGE_NAMESPACE, "/proc/self/gid_map");
-}
-
-static void bind_view(const struct run *run, int report)
-{
-	CLEANUP_FREE char *root = NULL;
-
-	/* Without this the bind would show up in every other namespace. "/" is no mount point in a chroot: then the
-	 * mount itself is enough, since that is where the bind hangs. */
-	if (mount(NULL, "/", NULL, MS_REC | MS_SLAVE, NULL) < 0 &&
-	    (errno != EINVAL || mount(NULL, run->mount.point, NULL, MS_REC | MS_SLAVE, NULL) < 0))
-		give_up(report, STAGE_NAMESPACE, "mount --make-rslave");
-	if (asprintf(&root, "%s/root", run->dir) < 0) {
-		root = NULL;
-		errno = ENOMEM;
-		give_up(report, STAGE_NAMESPACE, "asprintf");
-	}
-	if (mount(root, run->mount.point, NULL, MS_BIND, NULL) < 0)
-		give_up(report, STAGE_NAMESPACE, "mount --bind");
-	if (run->cwd && chdir(run->cwd) < 0)
-		give_up(report, STAGE_CWD, "chdir");
-}
-
-static void child(const struct run *run, int report, pid_t parent)
-{
-	if (run->own_group)
-		setpgid(0, 0);
-	if (run->dir) {
-		enter_namespace(report);
-		bind_view(run, report);
-	}
-	/*
-	 * After unshare, which may clear it. In its namespace a command that goes on after the rollback can change
-	 * nothing. One that was a member could, outside of any transaction: it has no time to.
-	 */
-	prctl(PR_SET_PDEATHSIG, run->dir ? SIGTERM : SIGKILL);
-	if (getppid() != parent)
-		_exit(TOOL_RUN_FAILED);
-	setenv("TXNFS_TXN", run->name, 1);
-	setenv("TXNFS_MOUNT", run->mount.point, 1);
-	sigprocmask(SIG_SETMASK, &run->old_mask, NULL);
-	execvp(run->cmd[0], run->cmd);
-	give_up(report, STAGE_EXEC, "exec");
-}
-
-/* ---- the parent ---- */
-
-/* Start the command. 0: it runs. 1: it does not, *f says why, and *status how the child ended. -errno: no child. */
-static int start(const struct run *run, pid_t *pid, struct failure *f, int *status)
-{
-	pid_t self = getpid();
-	int fds[2];
-	ssize_t n;
-
-	if (pipe2(fds, O_CLOEXEC) < 0)
-		return -errno;
-	fflush(stdout);
-	*pid = fork();
-	if (*pid < 0) {
-		int err = errno;
-
-		close(fds[0]);
-		close(fds[1]);
-		return -err;
-	}
-	if (!*pid) {
-		close(fds[0]);
-		child(run, fds[1], self);
-	}
-	close(fds[1]);
-	do
-		n = read(fds[0], f, sizeof(*f));
-	while (n < 0 && errno == EINTR);
-	close(fds[0]);
-	if (n != (ssize_t)sizeof(*f))
-		return 0;
-	while (waitpid(*pid, status, 0) < 0 && errno == EINTR)
-		;
-	return 1;
-}
-
-/* Wait for the command, passing on the signals that end a run. The first of them, or 0. */
-static int supervise(const struct run *run, pid_t pid, int *status)
-{
-	const struct timespec none = {0, 0};
-	sigset_t set = run->ending;
-	int caught = 0, sig;
-	siginfo_t si;
-
-	sigaddset(&set, SIGCHLD);
-	for (;;) {
-		pid_t got;
-
-		/* Orphans among the others, see begin_ambient. */
-		while ((got = waitpid(-1, status, WNOHANG)) > 0 && got != pid)
-			;
-		if (got == pid || (got < 0 && errno != EINTR))
-			break;
-		sig = sigwaitinfo(&set, &si);
-		if (sig <= 0 || sig == SIGCHLD)
-			continue;
-		if (!caught)
-			caught = sig;
-		/* What the terminal sends, it has sent to the command already, unless that has its own group. */
-		if (run->own_group)
-			kill(-pid, sig);
-		else if (si.si_code <= 0)
-			kill(pid, sig);
-	}
-	/* One that came together with the command's end counts as well. */
-	while ((sig = sigtimedwait(&run->ending, &si, &none)) > 0)
-		if (!caught)
-			caught = sig;
-	return caught;
-}
-
-static void block_signals(struct run *run)
-{
-	struct sigaction sa;
-	sigset_t set;
-
-	signal(SIGCHLD, SIG_DFL);
-	sigemptyset(&run->ending);
-	for (size_t i = 0; i < ARRAY_LEN(ending_signals); i++)
-		/* nohup, or a shell's `&`: what was ignored stays ignored. */
-		if (!sigaction(ending_signals[i], NULL, &sa) && sa.sa_handler != SIG_IGN)
-			sigaddset(&run->ending, ending_signals[i]);
-	set = run->ending;
-	sigaddset(&set, SIGCHLD);
-	sigprocmask(SIG_BLOCK, &set, &run->old_mask);
-}
 
 static bool has_terminal(void)
 {
@@ -231,27 +32,42 @@ static int make_name(struct run *run)
 	return run->name ? 0 : -ENOMEM;
 }
 
-static int command(const struct run *run, const char *text, const char *doing)
+int run_command(const struct run_mount *m, const char *text, const char *doing)
 {
 	CLEANUP_FREE char *answer = NULL;
-	int r = tool_ctl_command(run->ctl, text, &answer);
+	int r = tool_ctl_command(m->ctl, text, &answer);
 
 	if (r == -EALREADY)
-		tool_error("%s: already inside a transaction: use `txnfs savepoint` in it", run->point);
+		tool_error("%s: already inside a transaction: use `txnfs savepoint` in it", m->mount.point);
 	else if (r == -ENOTCONN && !answer)
 		tool_error(
 			"%s: %s: the filesystem's daemon has ended; unless its log says otherwise (txnfs log %s), the "
 			"transaction is rolled back",
-			run->point, doing, run->mount.source);
+			m->mount.point, doing, m->mount.source);
 	else if (r)
-		tool_error("%s: %s: %s", run->point, doing, answer ? answer : strerror(-r));
+		tool_error("%s: %s: %s", m->mount.point, doing, answer ? answer : strerror(-r));
 	return r;
 }
 
-/* Does the caller belong to a transaction already? The control file's second line tells. Negative: said why not. */
-static int in_ambient(const struct run *run)
+void run_rollback(struct run *run)
 {
-	CLEANUP_CLOSE int fd = tool_ctl_open(&run->mount, run->control, NULL);
+	for (size_t i = 0; i < run->n; i++) {
+		struct run_mount *m = &run->mounts[i];
+		CLEANUP_FREE char *answer = NULL;
+
+		if (m->ctl < 0 || m->prepared)
+			continue;
+		tool_ctl_command(m->ctl, "rollback\n",
+		                 &answer); /* what cannot be told is rolled back by this process's end */
+		close(m->ctl);
+		m->ctl = -1;
+	}
+}
+
+/* Does the caller belong to a transaction already? The control file's second line tells. Negative: said why not. */
+static int in_ambient(const struct run *run, const struct run_mount *m)
+{
+	CLEANUP_CLOSE int fd = tool_ctl_open(&m->mount, run->control, NULL);
 	char text[4096], *line;
 	ssize_t n;
 
@@ -265,61 +81,67 @@ static int in_ambient(const struct run *run)
 	return line && !strncmp(line + 1, "transaction ", strlen("transaction "));
 }
 
-static int begin_named(struct run *run)
+static int make_transaction(const struct run *run, const struct run_mount *m)
+{
+	const char *point = m->mount.point;
+	int r;
+
+	if (!mkdir(m->dir, 0700))
+		return 0;
+	r = -errno;
+	/* A transaction's view has a control directory too, in which no transactions are made. */
+	if (r == -EALREADY || r == -EPERM)
+		tool_error("%s: already inside a transaction: use `txnfs savepoint` in it", point);
+	else if (r == -EEXIST)
+		tool_error("%s: there is a transaction named \"%s\" already", point, run->name);
+	else if (r == -ENOENT)
+		tool_error("%s: there is no control directory %s; when it was mounted with -o control=NAME, "
+		           "say --control NAME",
+		           point, run->control);
+	else if (r == -ENOTCONN)
+		tool_error("%s: the filesystem's daemon has ended; `txnfs umount %s` and mount it again", point, point);
+	else
+		tool_error("%s: cannot begin transaction \"%s\": %s", point, run->name, strerror(-r));
+	return r;
+}
+
+static int begin_named(struct run *run, struct run_mount *m)
 {
 	char text[128];
 	int r;
 
-	if (asprintf(&run->dir, "%s/%s/%s", run->mount.point, run->control, run->name) < 0) {
-		run->dir = NULL;
+	if (asprintf(&m->dir, "%s/%s/%s", m->mount.point, run->control, run->name) < 0) {
+		m->dir = NULL;
 		tool_error("%s", strerror(ENOMEM));
 		return -ENOMEM;
 	}
-	r = in_ambient(run);
+	r = in_ambient(run, m);
 	if (r > 0)
-		tool_error("%s: already inside a transaction: use `txnfs savepoint` in it", run->point);
+		tool_error("%s: already inside a transaction: use `txnfs savepoint` in it", m->mount.point);
 	if (r)
 		return r < 0 ? r : -EALREADY;
-	if (mkdir(run->dir, 0700) < 0) {
-		r = -errno;
-		/* A transaction's view has a control directory too, in which no transactions are made. */
-		if (r == -EALREADY || r == -EPERM)
-			tool_error("%s: already inside a transaction: use `txnfs savepoint` in it", run->point);
-		else if (r == -EEXIST)
-			tool_error("%s: there is a transaction named \"%s\" already", run->point, run->name);
-		else if (r == -ENOENT)
-			tool_error("%s: there is no control directory %s; when it was mounted with -o control=NAME, "
-			           "say --control NAME",
-			           run->point, run->control);
-		else if (r == -ENOTCONN)
-			tool_error("%s: the filesystem's daemon has ended; `txnfs umount %s` and mount it again",
-			           run->point, run->point);
-		else
-			tool_error("%s: cannot begin transaction \"%s\": %s", run->point, run->name, strerror(-r));
+	r = make_transaction(run, m);
+	if (r)
 		return r;
-	}
-	run->ctl = tool_ctl_open(&run->mount, run->control, run->name);
-	if (run->ctl < 0) {
-		rmdir(run->dir);
+	m->ctl = tool_ctl_open(&m->mount, run->control, run->name);
+	if (m->ctl < 0) {
+		rmdir(m->dir);
 		return -EIO;
 	}
 	snprintf(text, sizeof(text), "owner %d%s%s\n", getpid(), run->isolation ? " isolation " : "",
 	         run->isolation ? run->isolation : "");
-	r = command(run, text, "begin");
-	if (r)
-		rmdir(run->dir);
-	return r;
+	return run_command(m, text, "begin");
 }
 
-static int begin_ambient(struct run *run)
+static int begin_ambient(struct run *run, struct run_mount *m)
 {
 	struct base_buf b = {0};
 	int r;
 
 	/* Who leaves the tree of processes is given to this one, and stays a member. */
 	prctl(PR_SET_CHILD_SUBREAPER, 1);
-	run->ctl = tool_ctl_open(&run->mount, run->control, NULL);
-	if (run->ctl < 0)
+	m->ctl = tool_ctl_open(&m->mount, run->control, NULL);
+	if (m->ctl < 0)
 		return -EIO;
 	base_buf_printf(&b, "begin ");
 	tool_ctl_quote(&b, run->name);
@@ -328,38 +150,53 @@ static int begin_ambient(struct run *run)
 	base_buf_put(&b, "\n", 2);
 	r = b.err;
 	if (!r)
-		r = command(run, (char *)b.p, "begin");
+		r = run_command(m, (char *)b.p, "begin");
 	base_buf_free(&b);
+	if (r) {
+		close(m->ctl); /* there is nothing to roll back, but perhaps what the caller is in */
+		m->ctl = -1;
+	}
 	return r;
 }
 
-/* Give the named transaction up for an ambient one. */
-static int fall_back(struct run *run, const struct failure *f)
+static int begin(struct run *run)
+{
+	int r = 0;
+
+	for (size_t i = 0; !r && i < run->n; i++)
+		r = run->ambient ? begin_ambient(run, &run->mounts[i]) : begin_named(run, &run->mounts[i]);
+	if (r)
+		run_rollback(run);
+	return r;
+}
+
+/* Give the named transactions up for ambient ones. */
+static int fall_back(struct run *run, const struct run_failure *f)
 {
 	if (run->verbose)
 		tool_error("no private namespace here (%s: %s): using an ambient transaction", f->what,
 		           strerror(f->err));
-	close(run->ctl);
-	run->ctl = -1;
-	rmdir(run->dir);
-	free(TAKE_PTR(run->dir));
-	return begin_ambient(run);
+	run_rollback(run);
+	for (size_t i = 0; i < run->n; i++)
+		free(TAKE_PTR(run->mounts[i].dir));
+	run->ambient = true;
+	return begin(run);
 }
 
 /* Outcome of a command that could not be started; the exit status. */
-static int not_started(const struct run *run, const struct failure *f)
+static int not_started(const struct run *run, const struct run_failure *f)
 {
-	if (f->stage == STAGE_EXEC) {
+	if (f->stage == RUN_EXEC) {
 		tool_error("%s: %s", run->cmd[0], strerror(f->err));
 		return f->err == ENOENT ? TOOL_RUN_NOT_FOUND : TOOL_RUN_NOT_RUNNABLE;
 	}
-	tool_error("%s: %s", f->stage == STAGE_CWD ? run->cwd : f->what, strerror(f->err));
+	tool_error("%s: %s", f->stage == RUN_CWD ? run->cwd : f->what, strerror(f->err));
 	return TOOL_RUN_FAILED;
 }
 
-static int finish(const struct run *run, int status, int caught)
+static int finish(struct run *run, int status, int caught)
 {
-	int code;
+	int code, r;
 
 	if (caught)
 		code = 128 + caught;
@@ -368,15 +205,14 @@ static int finish(const struct run *run, int status, int caught)
 	else
 		code = WEXITSTATUS(status);
 	if (code) {
-		command(run, "rollback\n", "rollback");
+		run_rollback(run);
 		if (run->verbose)
 			tool_error("%s: rolled back (status %d)", run->name, code);
 		return code;
 	}
-	if (command(run, "commit\n", "commit failed")) {
-		CLEANUP_FREE char *answer = NULL;
-
-		tool_ctl_command(run->ctl, "rollback\n", &answer);
+	r = run->n > 1 ? coordinator_commit(run) : run_command(&run->mounts[0], "commit\n", "commit failed");
+	if (r) {
+		run_rollback(run);
 		return TOOL_RUN_FAILED;
 	}
 	if (run->verbose)
@@ -386,32 +222,91 @@ static int finish(const struct run *run, int status, int caught)
 
 static int run_in_transaction(struct run *run)
 {
-	struct failure f;
-	int status = 0, caught, r;
+	struct run_failure f;
+	int status = 0, r;
 	pid_t pid;
 
-	block_signals(run);
+	run_block_signals(run);
 	run->own_group = !has_terminal();
-	r = run->ambient ? begin_ambient(run) : begin_named(run);
-	if (r)
+	if (run->n > 1 && coordinator_start(run))
 		return TOOL_RUN_FAILED;
-	r = start(run, &pid, &f, &status);
-	if (r == 1 && f.stage == STAGE_NAMESPACE) {
+	if (begin(run))
+		return TOOL_RUN_FAILED;
+	r = run_start(run, &pid, &f, &status);
+	if (r == 1 && f.stage == RUN_NAMESPACE) {
 		if (fall_back(run, &f))
 			return TOOL_RUN_FAILED;
-		r = start(run, &pid, &f, &status);
+		r = run_start(run, &pid, &f, &status);
 	}
 	if (r) {
-		CLEANUP_FREE char *answer = NULL;
-
-		tool_ctl_command(run->ctl, "rollback\n", &answer);
+		run_rollback(run);
 		if (r == 1)
 			return not_started(run, &f);
 		tool_error("cannot start %s: %s", run->cmd[0], strerror(-r));
 		return TOOL_RUN_FAILED;
 	}
-	caught = supervise(run, pid, &status);
-	return finish(run, status, caught);
+	return finish(run, status, run_supervise(run, pid, &status));
+}
+
+/* ---- the mounts ---- */
+
+static int add_point(struct run *run, const char *point)
+{
+	struct run_mount *v = reallocarray(run->mounts, run->n + 1, sizeof(*v));
+
+	if (!v)
+		return -ENOMEM;
+	run->mounts = v;
+	v[run->n] = (struct run_mount){.ctl = -1};
+	v[run->n].mount.point = strdup(point); /* as given, until it is found */
+	return v[run->n++].mount.point ? 0 : -ENOMEM;
+}
+
+/* Each is found, and none is there twice: it would wait for itself. */
+static int find_mounts(struct run *run)
+{
+	for (size_t i = 0; i < run->n; i++) {
+		struct run_mount *m = &run->mounts[i];
+		CLEANUP_FREE char *given = TAKE_PTR(m->mount.point);
+		struct stat st;
+
+		if (tool_mount_find(given, &m->mount))
+			return -ENODEV;
+		if (run->n == 1)
+			break;
+		if (stat(m->mount.point, &st) < 0) {
+			int err = errno;
+
+			tool_error("%s: %s", m->mount.point,
+			           err == ENOTCONN ? "the filesystem's daemon has ended; unmount it and mount it again"
+			                           : strerror(err));
+			return -err;
+		}
+		m->dev = st.st_dev;
+		for (size_t k = 0; k < i; k++) {
+			if (run->mounts[k].dev != m->dev)
+				continue;
+			tool_error("%s is given twice", m->mount.point);
+			return -EINVAL;
+		}
+	}
+	return 0;
+}
+
+static void find_cwd(struct run *run)
+{
+	char *cwd = getcwd(NULL, 0);
+
+	for (size_t i = 0; cwd && i < run->n; i++) {
+		const char *point = run->mounts[i].mount.point;
+		size_t len = strlen(point);
+
+		if (!strncmp(cwd, point, len) && (!cwd[len] || cwd[len] == '/')) {
+			run->cwd = cwd;
+			return;
+		}
+	}
+	free(cwd);
 }
 
 static error_t parse(int key, char *arg, struct argp_state *state)
@@ -421,6 +316,12 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 	switch (key) {
 	case 'n':
 		run->name_given = arg;
+		return 0;
+	case 'm':
+		run->by_option = true;
+		return add_point(run, arg) ? ENOMEM : 0;
+	case 'L':
+		run->log_given = arg;
 		return 0;
 	case 'a':
 		run->ambient = true;
@@ -437,17 +338,21 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		run->verbose = true;
 		return 0;
 	case ARGP_KEY_ARG:
-		if (!run->point) {
-			run->point = arg;
-			return 0;
-		}
+		if (!run->n) /* without --mount */
+			return add_point(run, arg) ? ENOMEM : 0;
 		/* The rest is the command's. */
 		run->cmd = &state->argv[state->next - 1];
 		state->next = state->argc;
 		return 0;
 	case ARGP_KEY_END:
 		if (!run->cmd)
-			argp_error(state, "the mount point and a command are needed");
+			argp_error(state, "%s",
+			           run->n && run->by_option ? "a command is needed"
+			                                    : "the mount point and a command are needed");
+		if (run->n > 1 && run->isolation && !strcmp(run->isolation, "serializable"))
+			argp_error(state, "--isolation serializable holds on one mount; of transactions on several "
+			                  "mounts no common order is "
+			                  "promised");
 		return 0;
 	default:
 		return ARGP_ERR_UNKNOWN;
@@ -458,6 +363,12 @@ int cmd_run(int argc, char **argv)
 {
 	static const struct argp_option options[] = {
 		{"name", 'n', "NAME", 0, "Name of the transaction (default run-PID-...)", 0},
+		{"mount", 'm', "MNT", 0, "A mount; with several, all of them commit or none does", 0},
+		{"log", 'L', "DIR", 0,
+	         "Directory of the decision log for several mounts (default /var/lib/txnfs for root, else "
+	         "$XDG_STATE_HOME/txnfs or "
+	         "~/.local/state/txnfs)",
+	         0},
 		{"ambient", 'a', NULL, 0, "Use no private namespace: the command's processes are members instead", 0},
 		{"isolation", 'i', "LEVEL", 0, "read-committed (the default), serializable or snapshot", 0},
 		{"control", 'c', "NAME", 0, "Name of the control directory (default $TXNFS_CONTROL or .txn)", 0},
@@ -467,39 +378,46 @@ int cmd_run(int argc, char **argv)
 	static const struct argp argp = {
 		options,
 		parse,
-		"MNT [--] CMD [ARG...]",
-		"Run CMD in a transaction on the mount MNT, which it and its descendants see at the ordinary paths. "
-		"Commits when CMD ends with status 0, else rolls back; so do Ctrl-C, SIGTERM and the death of this "
+		"MNT [--] CMD [ARG...]\n--mount MNT --mount MNT... [--] CMD [ARG...]",
+		"Run CMD in a transaction on the mount MNT, or in one over several mounts, which it and its "
+	        "descendants see at the ordinary "
+		"paths. Commits when CMD ends with status 0, else rolls back; so do Ctrl-C, SIGTERM and the death of "
+	        "this "
 		"program.\v"
-		"CMD finds the transaction's name in $TXNFS_TXN and the mount point in $TXNFS_MOUNT.\n\n"
+		"CMD finds the transaction's name in $TXNFS_TXN and the mount point in $TXNFS_MOUNT; of several the "
+	        "first one, and all of "
+		"them in $TXNFS_MOUNTS, a line each.\n\n"
+		"With several mounts a crash can leave the transaction in doubt on some of them, decided in the log: "
+	        "the next such run, or "
+		"`txnfs resolve --all`, finishes it.\n\n"
 		"Exit status: CMD's; 125 txnfs itself failed (also when the commit did); 126 CMD cannot "
 		"be executed; "
 		"127 CMD was not found; 128+N signal N ended it.",
 		NULL,
 		NULL,
 		NULL};
-	struct run run = {.ctl = -1};
-	CLEANUP_FREE char *cwd = NULL;
-	size_t len;
+	struct run run = {.log.dir = -1};
 	int status = TOOL_RUN_FAILED;
 
 	argp_err_exit_status = TOOL_RUN_FAILED; /* 2 would look like CMD's */
 	tool_parse(&argp, argc, argv, ARGP_IN_ORDER, &run);
 	run.control = tool_control(run.control);
-	if (tool_mount_find(run.point, &run.mount))
-		return TOOL_RUN_FAILED;
-	cwd = getcwd(NULL, 0);
-	len = strlen(run.mount.point);
-	if (cwd && !strncmp(cwd, run.mount.point, len) && (!cwd[len] || cwd[len] == '/'))
-		run.cwd = cwd;
-	if (make_name(&run))
-		tool_error("%s", strerror(ENOMEM));
-	else
-		status = run_in_transaction(&run);
-	if (run.ctl >= 0)
-		close(run.ctl);
-	free(run.dir);
+	if (!find_mounts(&run)) {
+		find_cwd(&run);
+		if (make_name(&run))
+			tool_error("%s", strerror(ENOMEM));
+		else
+			status = run_in_transaction(&run);
+	}
+	for (size_t i = 0; i < run.n; i++) {
+		if (run.mounts[i].ctl >= 0)
+			close(run.mounts[i].ctl);
+		free(run.mounts[i].dir);
+		tool_mount_free(&run.mounts[i].mount);
+	}
+	decision_log_close(&run.log);
+	free(run.mounts);
+	free(run.cwd);
 	free(run.name);
-	tool_mount_free(&run.mount);
 	return status;
 }

@@ -11,78 +11,9 @@ struct args {
 	bool json, changes;
 };
 
-/* All of MNT/CONTROL[/TXN]/NAME as a string; NULL with errno. */
-static char *read_control(const struct tool_mount *m, const struct args *a, const char *name)
+static char *status_file(const struct tool_mount *m, const struct args *a, const char *name)
 {
-	CLEANUP_FREE char *path = NULL;
-	CLEANUP_CLOSE int fd = -1;
-	struct base_buf b = {0};
-	char chunk[4096];
-	ssize_t n;
-
-	if (asprintf(&path, "%s/%s/%s%s%s", m->point, a->control, a->txn ? a->txn : "", a->txn ? "/" : "", name) < 0) {
-		path = NULL;
-		errno = ENOMEM;
-		return NULL;
-	}
-	fd = open(path, O_RDONLY | O_CLOEXEC);
-	if (fd < 0)
-		return NULL;
-	while ((n = read(fd, chunk, sizeof(chunk))) > 0)
-		base_buf_put(&b, chunk, (size_t)n);
-	base_buf_put(&b, "", 1);
-	if (n < 0 || b.err) {
-		int err = n < 0 ? errno : -b.err;
-
-		base_buf_free(&b);
-		errno = err;
-		return NULL;
-	}
-	return (char *)b.p;
-}
-
-char *tool_unquote(char *p, char **path)
-{
-	static const char letters[] = "abfnrtv", values[] = "\a\b\f\n\r\t\v";
-	char *to;
-
-	if (*p != '"') {
-		*path = p;
-		return p + strcspn(p, "\t");
-	}
-	*path = to = ++p;
-	for (; *p && *p != '"'; p++) {
-		const char *letter;
-
-		if (*p != '\\' || !p[1]) {
-			*to++ = *p;
-		} else if (p[1] >= '0' && p[1] <= '3' && p[2] && p[3]) {
-			*to++ = (char)((p[1] - '0') * 64 + (p[2] - '0') * 8 + (p[3] - '0'));
-			p += 3;
-		} else {
-			letter = strchr(letters, *++p);
-			*to++ = letter ? values[letter - letters] : *p;
-		}
-	}
-	if (*p)
-		p++;
-	*to = 0;
-	return p;
-}
-
-json_t *tool_json_bytes(const char *s)
-{
-	json_t *j = json_string(s);
-	struct base_buf b = {0};
-
-	if (j)
-		return j;
-	for (; *s; s++)
-		base_buf_put(&b, (unsigned char)*s < 0x80 ? s : "\xef\xbf\xbd", (unsigned char)*s < 0x80 ? 1 : 3);
-	base_buf_put(&b, "", 1);
-	j = b.err ? NULL : json_string((char *)b.p);
-	base_buf_free(&b);
-	return j;
+	return tool_control_read(m, a->control, a->txn, name);
 }
 
 /* "A path", "R path<TAB>to" */
@@ -250,11 +181,11 @@ static int status(const struct tool_mount *m, const struct args *a)
 	char *standing = NULL;
 	json_t *list = NULL;
 
-	text = read_control(m, a, "status");
+	text = status_file(m, a, "status");
 	if (!text)
 		return fail(m, a, "status");
 	if (a->changes) {
-		changes = read_control(m, a, "changes");
+		changes = status_file(m, a, "changes");
 		if (!changes && errno == ENOENT && !a->txn) {
 			tool_error("%s: --changes needs a named transaction (--txn NAME)", m->point);
 			return TOOL_FAILED;
@@ -264,14 +195,14 @@ static int status(const struct tool_mount *m, const struct args *a)
 	}
 	if (!a->txn) {
 		/* The first line is the outcome of the last command, the second where the caller stands. */
-		ctl = read_control(m, a, "ctl");
+		ctl = status_file(m, a, "ctl");
 		if (!ctl)
 			return fail(m, a, "ctl");
 		standing = strchr(ctl, '\n');
 		standing = standing ? standing + 1 : ctl;
 		standing[strcspn(standing, "\n")] = 0;
 		list = named(m, a);
-		transactions = read_control(m, a, "transactions"); /* not inside a transaction's own root */
+		transactions = status_file(m, a, "transactions"); /* not inside a transaction's own root */
 	}
 	if (a->json) {
 		print_json(m, standing, text, changes, list, transactions);

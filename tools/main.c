@@ -28,7 +28,7 @@ static const struct command {
 } commands[] = {
 	{"mount", cmd_mount, "SRC MNT", "mount the directory SRC at MNT"},
 	{"umount", cmd_umount, "MNT", "unmount and wait until everything is written"},
-	{"run", cmd_run, "MNT [--] CMD...", "run a command in a transaction of its own"},
+	{"run", cmd_run, "MNT [--] CMD...", "run a command in a transaction of its own, on one mount or several"},
 	{"begin", cmd_begin, "[MNT]", "begin a transaction for the calling shell"},
 	{"commit", cmd_commit, "[MNT]", "commit it"},
 	{"rollback", cmd_rollback, "[MNT]", "roll it back, wholly or to a savepoint"},
@@ -36,7 +36,7 @@ static const struct command {
 	{"release", cmd_release, "[MNT] NAME", "forget a savepoint, keep the changes"},
 	{"status", cmd_status, "[MNT]", "tell where a transaction stands"},
 	{"prepared", cmd_prepared, "SRC|MNT", "list the prepared transactions, which are in doubt"},
-	{"resolve", cmd_resolve, "SRC|MNT GID OUTCOME", "commit or roll back a prepared transaction"},
+	{"resolve", cmd_resolve, "SRC|MNT GID OUTCOME", "commit or roll back a prepared transaction, or --all"},
 	{"recover", cmd_recover, "SRC", "recover a directory that is not mounted"},
 	{"log", cmd_log, "SRC|MNT", "print the log, a line a record"},
 	{"check", cmd_check, "SRC|MNT", "verify the log and the state directory"},

@@ -10,7 +10,7 @@ void tool_mount_free(struct tool_mount *m)
 {
 	free(m->source);
 	free(m->point);
-	m->source = m->point = NULL;
+	*m = (struct tool_mount){0};
 }
 
 /* Undo the kernel's \ooo escapes of blanks, in place. */
@@ -31,17 +31,20 @@ static void unescape(char *s)
 }
 
 /* id parent major:minor ROOT POINT options [tags...] - TYPE SOURCE superoptions; false for what is no such line */
-static bool parse_line(char *line, char **point, char **type, char **source)
+static bool parse_line(char *line, char **root, char **point, char **type, char **source, char **super)
 {
 	char *save, *tok;
 	int field = 0;
 
 	for (tok = strtok_r(line, " \n", &save); tok; tok = strtok_r(NULL, " \n", &save), field++) {
+		if (field == 3)
+			*root = tok;
 		if (field == 4)
 			*point = tok;
 		if (field > 5 && !strcmp(tok, "-")) {
 			*type = strtok_r(NULL, " \n", &save);
 			*source = *type ? strtok_r(NULL, " \n", &save) : NULL;
+			*super = *source ? strtok_r(NULL, " \n", &save) : NULL;
 			break;
 		}
 	}
@@ -50,6 +53,14 @@ static bool parse_line(char *line, char **point, char **type, char **source)
 	unescape(*point);
 	unescape(*source);
 	return true;
+}
+
+/* Who serves it, as the kernel was told: "...,user_id=N,..." */
+static uid_t mounter(const char *super)
+{
+	const char *p = super ? strstr(super, "user_id=") : NULL;
+
+	return p ? (uid_t)strtoul(p + strlen("user_id="), NULL, 10) : (uid_t)-1;
 }
 
 /* Does path lie in (or is it) the directory dir? */
@@ -108,9 +119,9 @@ static int find(const char *path, bool exact, struct tool_mount *out)
 	if (!f)
 		return -errno;
 	while (getline(&line, &cap, f) > 0) {
-		char *point = NULL, *type = NULL, *source = NULL;
+		char *root = NULL, *point = NULL, *type = NULL, *source = NULL, *super = NULL;
 
-		if (!parse_line(line, &point, &type, &source) || !inside(path, point))
+		if (!parse_line(line, &root, &point, &type, &source, &super) || !inside(path, point))
 			continue;
 		/* The innermost mount decides; of several at one place the last is on top. */
 		if (strlen(point) < best)
@@ -122,6 +133,8 @@ static int find(const char *path, bool exact, struct tool_mount *out)
 			continue;
 		out->source = strdup(source);
 		out->point = strdup(point);
+		out->whole = !strcmp(root, "/");
+		out->user = mounter(super);
 		if (!out->source || !out->point) {
 			tool_mount_free(out);
 			fclose(f);
@@ -189,20 +202,31 @@ char *tool_source(const char *path)
 	return source;
 }
 
-bool tool_source_mounted(const char *source)
+int tool_mounts_each(int (*fn)(void *arg, const struct tool_mount *m), void *arg)
 {
 	FILE *f = fopen("/proc/self/mountinfo", "re");
-	bool found = false;
-	char *line = NULL;
+	CLEANUP_FREE char *line = NULL;
 	size_t cap = 0;
+	int r = 0;
 
-	while (f && !found && getline(&line, &cap, f) > 0) {
-		char *point = NULL, *type = NULL, *from = NULL;
+	if (!f)
+		return -errno;
+	while (!r && getline(&line, &cap, f) > 0) {
+		char *root = NULL, *point = NULL, *type = NULL, *source = NULL, *super = NULL;
 
-		found = parse_line(line, &point, &type, &from) && !strcmp(type, "fuse.txnfs") && !strcmp(from, source);
+		if (parse_line(line, &root, &point, &type, &source, &super) && !strcmp(type, FS_TYPE))
+			r = fn(arg, &(struct tool_mount){source, point, !strcmp(root, "/"), mounter(super)});
 	}
-	free(line);
-	if (f)
-		fclose(f);
-	return found;
+	fclose(f);
+	return r;
+}
+
+static int is_source(void *arg, const struct tool_mount *m)
+{
+	return !strcmp(m->source, arg);
+}
+
+bool tool_source_mounted(const char *source)
+{
+	return tool_mounts_each(is_source, (void *)(uintptr_t)source) == 1;
 }

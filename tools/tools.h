@@ -65,6 +65,8 @@ void tool_progress_end(struct tool_progress *p);
 struct tool_mount {
 	char *source; /* the backing directory */
 	char *point;  /* the mount point */
+	bool whole;   /* it shows the whole tree, not a directory in it or a transaction's root */
+	uid_t user;   /* who has mounted it */
 };
 void tool_mount_free(struct tool_mount *m);
 /* An absolute path without symbolic links; works for mount points whose daemon has died too. */
@@ -82,10 +84,17 @@ int tool_mount_find(const char *path, struct tool_mount *out);
  * message. */
 char *tool_source(const char *path);
 
-/* ---- control files ---- */
-
 /* Is a directory of this (absolute) name mounted by txnfs? */
 bool tool_source_mounted(const char *source);
+/* Call fn for each txnfs mount, with strings that it may not keep; stop at the first non-zero return and return it. */
+int tool_mounts_each(int (*fn)(void *arg, const struct tool_mount *m), void *arg);
+
+/* ---- control files ---- */
+
+/* All of MNT/CONTROL[/TXN]/NAME as a string, malloc'ed; NULL with errno. */
+char *tool_control_read(const struct tool_mount *m, const char *control, const char *txn, const char *name);
+/* The value of the line "key: value" in such a text; malloc'ed. NULL: there is none. */
+char *tool_status_value(const char *text, const char *key);
 
 /* The control directory's name: `given` (may be NULL), else $TXNFS_CONTROL, else ".txn". */
 const char *tool_control(const char *given);

@@ -166,6 +166,7 @@ struct store {
 	 */
 	bool sealed, foreign;
 	uint64_t link_max; /* names that one file can have; 0: not known */
+	char uuid[37];     /* of this directory, from its first seal() on; "": it has none */
 };
 
 /*

@@ -111,6 +111,14 @@ static bool valid_uuid(const char *s)
 	return s[UUID_LEN] == '\n';
 }
 
+_Static_assert(UUID_LEN + 1 == sizeof(((struct store *)0)->uuid), "room for it");
+
+static void take_uuid(struct store_dir *sd, const char *s)
+{
+	memcpy(sd->pub.uuid, s, UUID_LEN);
+	sd->pub.uuid[UUID_LEN] = '\0';
+}
+
 /* 0 good, -ENOENT none; other errors have their text. */
 static int read_format(const struct opening *op)
 {
@@ -133,8 +141,10 @@ static int read_format(const struct opening *op)
 			return fail(op, -EPROTONOSUPPORT, "%s was written by a newer txnfs (format %lu); upgrade",
 			            op->src, version);
 		if (digits && version == FORMAT_VERSION && strncmp(end, "\nuuid ", 6) == 0 && valid_uuid(end + 6) &&
-		    read_root_line(op->sd, end + 6 + UUID_LEN + 1))
+		    read_root_line(op->sd, end + 6 + UUID_LEN + 1)) {
+			take_uuid(op->sd, end + 6);
 			return 0;
+		}
 	}
 	return fail(op, -EUCLEAN,
 	            "%s/" STORE_STATE_DIR "/" FORMAT_NAME " is damaged; restore it from a backup of the directory",
@@ -172,6 +182,7 @@ static int write_format(const struct opening *op, bool seal)
 		return fail_errno(op, FORMAT_NAME);
 	if (fsync(op->sd->root_fd) < 0)
 		return fail_errno(op, "");
+	take_uuid(op->sd, strstr(text, "\nuuid ") + 6);
 	return 0;
 }
 
