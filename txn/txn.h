@@ -203,7 +203,8 @@ int txn_each_change(struct txn *t, int (*fn)(void *arg, const struct txn_change 
 /*
  * The same for people: net changes, one call per changed object, sorted by path. kind: 'A' created, 'D' deleted, 'R'
  * renamed or moved (path is where it was, to where it is), 'M' contents changed, 'P' properties changed (mode, owner, times,
- * xattrs). Paths are relative to the root, without a leading slash.
+ * xattrs). Paths are relative to the root, without a leading slash. A file with several names is 'M' or 'P' by one of them, if it
+ * can be one that it had before; by a removed one when that was the only one known.
  */
 int txn_changes(struct txn *t, int (*fn)(void *arg, char kind, const char *path, const char *to), void *arg);
 
