@@ -250,12 +250,12 @@ static void look_again(struct session *s)
 	}
 }
 
-static bool is_dir(void *arg, bool in_new, const char *path)
+static mode_t kind(void *arg, bool in_new, const char *path)
 {
 	const struct session *s = arg;
 	struct stat st;
 
-	return !diff_stat(in_new ? s->d.new_root : s->d.old_root, path, &st) && S_ISDIR(st.st_mode);
+	return diff_stat(in_new ? s->d.new_root : s->d.old_root, path, &st) ? 0 : st.st_mode & S_IFMT;
 }
 
 static int show(struct session *s)
@@ -273,7 +273,7 @@ static int show(struct session *s)
 		tool_error("%s: cannot read what the transaction has changed: %s", s->mount.point, strerror(errno));
 		return failed;
 	}
-	r = diff_list_parse(changes, is_dir, s, &list);
+	r = diff_list_parse(changes, kind, s, &list);
 	if (r) {
 		tool_error("%s: %s", s->mount.point,
 		           r == -EPROTO ? "the list of changes is not understood: is the daemon of another version?"
@@ -385,7 +385,7 @@ int cmd_diff(int argc, char **argv)
 		parse,
 		"[MNT [NAME]]",
 		"Show what the transaction NAME of the mount MNT would change, or the one that the caller is in: "
-	        "names, "
+		"names, "
 		"modes, owners, extended attributes, and contents as a unified diff.\v"
 		"On a terminal the output is coloured (unless $NO_COLOR is set) and shown by $PAGER, or less; control "
 		"characters in it are made visible. Elsewhere it is a patch that `patch -p1` applies.",

@@ -6,7 +6,7 @@
  * owner: when it dies, the daemon rolls back. Where namespaces are not allowed, this process begins an ambient
  * transaction instead, of which its children are members.
  */
-#include "tools/tools.h"
+#include "tools/review.h"
 
 #include <fcntl.h>
 #include <sched.h>
@@ -21,7 +21,7 @@
 struct run {
 	const char *point; /* as given */
 	const char *name_given, *control, *isolation;
-	bool ambient, verbose;
+	bool ambient, verbose, ask;
 	char **cmd;
 
 	struct tool_mount mount;
@@ -32,6 +32,7 @@ struct run {
 	bool own_group;  /* the command has a process group of its own */
 	sigset_t ending; /* signals that end the run and were not ignored when it began */
 	sigset_t old_mask;
+	struct tool_review review;
 };
 
 /* How far a child came before it failed. */
@@ -357,9 +358,55 @@ static int not_started(const struct run *run, const struct failure *f)
 	return TOOL_RUN_FAILED;
 }
 
-static int finish(const struct run *run, int status, int caught)
+/* For --review: a command in the view, at the mount point if the run began elsewhere. */
+static int spawn_in_view(void *arg, char **argv, pid_t *pid)
 {
-	int code;
+	struct run run = *(const struct run *)arg;
+	struct failure f;
+	int status, r;
+
+	run.cmd = argv;
+	run.cwd = run.cwd ? run.cwd : run.mount.point;
+	r = start(&run, pid, &f, &status);
+	if (r < 0)
+		tool_error("cannot start %s: %s", argv[0], strerror(-r));
+	return r == 1 ? not_started(&run, &f) : r;
+}
+
+/* Show and ask; 0: commit, else the status to end with. */
+static int review(struct run *run)
+{
+	run->review.mount = &run->mount;
+	run->review.control = run->control;
+	run->review.txn = run->dir ? run->name : NULL;
+	run->review.ending = run->ending;
+	run->review.old_mask = run->old_mask;
+	run->review.spawn = spawn_in_view;
+	run->review.arg = run;
+	return tool_review(&run->review);
+}
+
+/* With --review only what was looked at: processes that the command has left behind may go on changing it. */
+static int commit(struct run *run, int *code)
+{
+	char text[64] = "commit\n";
+	int r;
+
+	do {
+		if (run->ask) {
+			*code = review(run);
+			if (*code)
+				return 0;
+			snprintf(text, sizeof(text), "commit version %llu\n", run->review.version);
+		}
+		r = command(run, text, "commit failed");
+	} while (run->ask && r == -EAGAIN);
+	return r;
+}
+
+static int finish(struct run *run, int status, int caught)
+{
+	int code, r;
 
 	if (caught)
 		code = 128 + caught;
@@ -367,19 +414,20 @@ static int finish(const struct run *run, int status, int caught)
 		code = 128 + WTERMSIG(status);
 	else
 		code = WEXITSTATUS(status);
+	r = code ? 0 : commit(run, &code);
 	if (code) {
 		command(run, "rollback\n", "rollback");
-		if (run->verbose)
+		if (run->verbose || run->ask)
 			tool_error("%s: rolled back (status %d)", run->name, code);
 		return code;
 	}
-	if (command(run, "commit\n", "commit failed")) {
+	if (r) {
 		CLEANUP_FREE char *answer = NULL;
 
 		tool_ctl_command(run->ctl, "rollback\n", &answer);
 		return TOOL_RUN_FAILED;
 	}
-	if (run->verbose)
+	if (run->verbose || run->ask)
 		tool_error("%s: committed", run->name);
 	return TOOL_OK;
 }
@@ -436,6 +484,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 	case 'v':
 		run->verbose = true;
 		return 0;
+	case 'r':
+		run->ask = true;
+		return 0;
 	case ARGP_KEY_ARG:
 		if (!run->point) {
 			run->point = arg;
@@ -461,6 +512,7 @@ int cmd_run(int argc, char **argv)
 		{"ambient", 'a', NULL, 0, "Use no private namespace: the command's processes are members instead", 0},
 		{"isolation", 'i', "LEVEL", 0, "read-committed (the default), serializable or snapshot", 0},
 		{"control", 'c', "NAME", 0, "Name of the control directory (default $TXNFS_CONTROL or .txn)", 0},
+		{"review", 'r', NULL, 0, "When CMD has succeeded, show what it changed and ask before the commit", 0},
 		{"verbose", 'v', NULL, 0, "Tell how it ends", 0},
 		{0},
 	};
@@ -472,13 +524,14 @@ int cmd_run(int argc, char **argv)
 		"Commits when CMD ends with status 0, else rolls back; so do Ctrl-C, SIGTERM and the death of this "
 		"program.\v"
 		"CMD finds the transaction's name in $TXNFS_TXN and the mount point in $TXNFS_MOUNT.\n\n"
+		"With --review: status 1 when the answer was to roll back.\n\n"
 		"Exit status: CMD's; 125 txnfs itself failed (also when the commit did); 126 CMD cannot "
 		"be executed; "
 		"127 CMD was not found; 128+N signal N ended it.",
 		NULL,
 		NULL,
 		NULL};
-	struct run run = {.ctl = -1};
+	struct run run = {.ctl = -1, .review.tty = -1};
 	CLEANUP_FREE char *cwd = NULL;
 	size_t len;
 	int status = TOOL_RUN_FAILED;
@@ -494,8 +547,9 @@ int cmd_run(int argc, char **argv)
 		run.cwd = cwd;
 	if (make_name(&run))
 		tool_error("%s", strerror(ENOMEM));
-	else
+	else if (!run.ask || !tool_review_open(&run.review))
 		status = run_in_transaction(&run);
+	tool_review_close(&run.review);
 	if (run.ctl >= 0)
 		close(run.ctl);
 	free(run.dir);

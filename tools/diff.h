@@ -60,10 +60,11 @@ struct diff_list {
 
 /*
  * Pairs, sorted by path. Takes text (`changes`) apart. A name that led to a file before and leads to one now makes one
- * pair, as in git, whichever way it came about: the two are compared. is_dir tells whether a path is a directory, in
- * the new view or the old one. -EPROTO: a line that is not understood.
+ * pair, as in git, whichever way it came about: the two are compared; so are two directories, if the first was removed.
+ * kind gives the S_IFMT bits of a path in the new view or the old one, 0: it is not there. -EPROTO: a line that is not
+ * understood.
  */
-int diff_list_parse(char *text, bool (*is_dir)(void *arg, bool in_new, const char *path), void *arg,
+int diff_list_parse(char *text, mode_t (*kind)(void *arg, bool in_new, const char *path), void *arg,
                     struct diff_list *out);
 void diff_list_free(struct diff_list *list);
 

@@ -7,6 +7,7 @@ struct line {
 	char kind;
 	char *path, *to;
 	bool kept;    /* R, D: what stands at its old name now is compared with what stood there */
+	bool other;   /* and is of another kind */
 	bool taken;   /* A, R: its new name is in such a pair */
 	size_t index; /* of its entry, from 1 */
 };
@@ -85,13 +86,14 @@ static int parse_lines(char *text, struct lists *l)
 
 /*
  * The name that `path` of the new view has in the old one, as far as the directories above it decide: malloc'ed. NULL,
- * with 0: there is none, a directory above it is new.
+ * with 0: there is none, a directory above it is new. One that was removed and made again counts as the same.
  */
 static int old_name(const struct lists *l, const char *path, char **out)
 {
-	CLEANUP_FREE char *above = strdup(path);
-	struct line *line = NULL;
+	CLEANUP_FREE char *above = strdup(path), *old = NULL;
+	struct line *line = NULL, *gone;
 	char *slash = NULL;
+	int r;
 
 	*out = NULL;
 	if (!above)
@@ -100,13 +102,21 @@ static int old_name(const struct lists *l, const char *path, char **out)
 		*slash = 0;
 		line = find(&l->after, above);
 	}
-	if (!line)
+	if (!line) {
 		*out = strdup(path);
-	else if (line->kind == 'R' && asprintf(out, "%s%s", line->path, path + (slash - above)) < 0)
+		return *out ? 0 : -ENOMEM;
+	}
+	if (line->kind == 'A') {
+		r = old_name(l, above, &old);
+		gone = old ? find(&l->before, old) : NULL;
+		if (r || !gone || gone->kind != 'D')
+			return r;
+	}
+	if (asprintf(out, "%s%s", old ? old : line->path, path + (slash - above)) < 0) {
 		*out = NULL;
-	else if (line->kind != 'R')
-		return 0;
-	return *out ? 0 : -ENOMEM;
+		return -ENOMEM;
+	}
+	return 0;
 }
 
 /* Copies the paths. */
@@ -134,8 +144,9 @@ static int add(struct lists *l, const struct diff_entry *e, size_t *index)
 	return (e->old && !to->old) || (e->new && !to->new) ? -ENOMEM : 0;
 }
 
-/* Names that led to something before and do so now. A directory has names of its own below: it stays what it is. */
-static int pair_up(struct lists *l, bool (*is_dir)(void *arg, bool in_new, const char *path), void *arg)
+/* Names that led to something before and do so now. A directory that was moved stays what it is, with all that is below
+ * it. */
+static int pair_up(struct lists *l, mode_t (*kind)(void *arg, bool in_new, const char *path), void *arg)
 {
 	int r = 0;
 
@@ -143,12 +154,17 @@ static int pair_up(struct lists *l, bool (*is_dir)(void *arg, bool in_new, const
 		struct line *after = l->after.v[i].line, *before;
 		const char *path = l->after.v[i].path;
 		CLEANUP_FREE char *old = NULL;
+		mode_t was, is;
 
 		r = old_name(l, path, &old);
 		before = old ? find(&l->before, old) : NULL;
-		if (!before || is_dir(arg, false, old) || is_dir(arg, true, path))
+		was = before ? kind(arg, false, old) : 0;
+		is = was ? kind(arg, true, path) : 0;
+		if (!was || !is ||
+		    (S_ISDIR(was) || S_ISDIR(is) ? was != is || before->kind != 'D' || after->kind != 'A' : false))
 			continue;
 		before->kept = after->taken = true;
+		before->other = was != is;
 		r = add(l, &(struct diff_entry){.old = old, .new = (char *)path, .data = true, .props = true},
 		        &after->index);
 	}
@@ -165,6 +181,9 @@ static int names(struct lists *l)
 
 		if (line->kind == 'A' && !line->taken) {
 			e = (struct diff_entry){.new = line->path, .data = true, .props = true};
+		} else if (line->kind == 'R' && !line->taken && line->other) {
+			/* A copy of what is gone and comes as something else: patch(1) cannot do that. */
+			e = (struct diff_entry){.new = line->to, .data = true, .props = true};
 		} else if (line->kind == 'R' && !line->taken) {
 			e = (struct diff_entry){
 				.old = line->path, .new = line->to, .renamed = !line->kept, .copied = line->kept};
@@ -222,7 +241,7 @@ static int entry_order(const void *a, const void *b)
 	return r ? r : (x->new != NULL) - (y->new != NULL); /* what goes, before what comes in its place */
 }
 
-int diff_list_parse(char *text, bool (*is_dir)(void *arg, bool in_new, const char *path), void *arg,
+int diff_list_parse(char *text, mode_t (*kind)(void *arg, bool in_new, const char *path), void *arg,
                     struct diff_list *out)
 {
 	struct lists l = {.out = out};
@@ -231,7 +250,7 @@ int diff_list_parse(char *text, bool (*is_dir)(void *arg, bool in_new, const cha
 	*out = (struct diff_list){0};
 	r = parse_lines(text, &l);
 	if (!r)
-		r = pair_up(&l, is_dir, arg);
+		r = pair_up(&l, kind, arg);
 	if (!r)
 		r = names(&l);
 	if (!r)

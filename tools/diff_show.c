@@ -81,6 +81,21 @@ struct block {
 	struct base_buf old, new;      /* the names, with a/ and b/ */
 };
 
+/* A name with blanks is quoted, too: git would find its end without, patch(1) would not. */
+static void patch_name(struct base_buf *b, const char *prefix, const char *path, mode_t mode)
+{
+	struct base_buf name = {0};
+
+	diff_name(&name, prefix, path, mode);
+	if (name.err)
+		b->err = name.err;
+	else if (name.p[0] != '"' && memchr(name.p, ' ', name.n))
+		base_buf_printf(b, "\"%s\"", name.p);
+	else
+		base_buf_put(b, name.p, name.n);
+	base_buf_free(&name);
+}
+
 static bool git_knows(const struct diff_side *s)
 {
 	return S_ISREG(s->st.st_mode) || S_ISLNK(s->st.st_mode);
@@ -114,8 +129,8 @@ static void moved(const struct block *k)
 	const char *verb = e->copied ? "copy" : "rename";
 	struct base_buf from = {0}, to = {0};
 
-	diff_name(&from, "", e->old, s->st.st_mode);
-	diff_name(&to, "", e->new, s->st.st_mode);
+	patch_name(&from, "", e->old, s->st.st_mode);
+	patch_name(&to, "", e->new, s->st.st_mode);
 	if (!from.err && !to.err) {
 		if (git_knows(s) && k->it->contents == DIFF_SAME)
 			diff_line(o, DIFF_HEAD, "similarity index 100%%");
@@ -137,12 +152,9 @@ static void property(void *arg, const char *line)
 	diff_line(&k->d->out, DIFF_HEAD, "%s", line);
 }
 
-/* A name with blanks is ended by a tab, which git and patch take for the end. */
 static void file_line(const struct block *k, const char *mark, const struct base_buf *name, bool there)
 {
-	bool blank = there && memchr(name->p, ' ', name->n);
-
-	diff_line(&k->d->out, DIFF_HEAD, "%s %s%s", mark, there ? (char *)name->p : "/dev/null", blank ? "\t" : "");
+	diff_line(&k->d->out, DIFF_HEAD, "%s %s", mark, there ? (char *)name->p : "/dev/null");
 }
 
 static int contents(const struct block *k)
@@ -191,8 +203,8 @@ static int block(struct diff *d, const struct diff_item *it, const struct diff_s
 	mode_t kind = (a ? a : b)->st.st_mode;
 	int r;
 
-	diff_name(&k.old, "a/", e->old ? e->old : e->new, kind);
-	diff_name(&k.new, "b/", e->new ? e->new : e->old, b ? b->st.st_mode : kind);
+	patch_name(&k.old, "a/", e->old ? e->old : e->new, kind);
+	patch_name(&k.new, "b/", e->new ? e->new : e->old, b ? b->st.st_mode : kind);
 	r = k.old.err ? k.old.err : k.new.err;
 	if (!r) {
 		diff_line(o, DIFF_HEAD, "diff --git %s %s", k.old.p, k.new.p);
@@ -200,9 +212,10 @@ static int block(struct diff *d, const struct diff_item *it, const struct diff_s
 			one_side(&k, b, "new");
 		else if (!b && (!e->new || it->type))
 			one_side(&k, a, "deleted");
-		else if (b && (it->mode || (S_ISLNK(kind) && it->contents != DIFF_SAME)) && git_knows(a)) {
+		else if (git_knows(a) && (it->mode || S_ISLNK(kind))) {
+			/* Of a link this says, without a change, that it is one. */
 			diff_line(o, DIFF_HEAD, "old mode %06o", git_mode(a));
-			diff_line(o, DIFF_HEAD, "new mode %06o", git_mode(b));
+			diff_line(o, DIFF_HEAD, "new mode %06o", git_mode(b ? b : a));
 		} else if (b && it->mode)
 			diff_line(o, DIFF_HEAD, "mode %04o -> %04o", a->st.st_mode & 07777, b->st.st_mode & 07777);
 		if (e->renamed || e->copied)
