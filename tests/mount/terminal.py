@@ -75,6 +75,14 @@ class Terminal:
             equal(self.status, status, "status of\n" + self.text.decode("utf-8", "replace"))
         return self.text.decode("utf-8", "replace")
 
+    def leave(self, text, key="q", seconds=10):
+        """Press a key until this is shown: less forgets what was typed before it noticed ^C."""
+        end = time.monotonic() + patience(seconds)
+        while self.text.find(text.encode(), self.seen) < 0 and time.monotonic() < end:
+            self.send(key)
+            self._more(0.2)
+        return self.expect(text)
+
     def _reap(self):
         if self.status is None:
             self.status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
