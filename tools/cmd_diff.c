@@ -22,6 +22,7 @@ struct args {
 	bool exit_code, no_pager;
 	uint64_t max_size;
 	unsigned context;
+	bool text;
 };
 
 struct session {
@@ -328,6 +329,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 	case 'U':
 		a->context = (unsigned)tool_number(state, "--unified", arg, 0, 1000000);
 		return 0;
+	case 'a':
+		a->text = true;
+		return 0;
 	case OPT_STAT:
 		choose(a, STAT, state);
 		return 0;
@@ -368,6 +372,7 @@ int cmd_diff(int argc, char **argv)
 		{"name-status", OPT_NAMES, NULL, 0,
 	         "A letter and the path: Added, Deleted, Modified, Properties, Renamed, Copied, Type", 0},
 		{"json", 'j', NULL, 0, "Print a JSON array of objects", 0},
+		{"text", 'a', NULL, 0, "Show binary files as text, too", 0},
 		{"unified", 'U', "N", 0, "Lines of context (default 3)", 0},
 		{"max-size", OPT_MAX_SIZE, "SIZE", 0,
 	         "Do not show contents of more bytes than this (k, M, G; default 4M)", 0},
@@ -400,6 +405,7 @@ int cmd_diff(int argc, char **argv)
 	a.control = tool_control(a.control);
 	s.d.max_size = a.max_size;
 	s.d.context = a.context;
+	s.d.text = a.text;
 	status = a.exit_code ? TOOL_USAGE : TOOL_FAILED;
 	if (!tool_mount_find(a.point, &s.mount) && !open_control(&s) && !open_views(&s))
 		status = show(&s);

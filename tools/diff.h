@@ -105,6 +105,7 @@ struct diff {
 	int old_root, new_root; /* directories */
 	uint64_t max_size;
 	unsigned context;
+	bool text; /* all contents are */
 	struct diff_out out;
 	bool trouble; /* something could not be read; said so already */
 };

@@ -262,9 +262,9 @@ static int compare(int a, int b)
 	return 1;
 }
 
-static bool is_binary(const struct diff_side *s)
+static bool is_binary(const struct diff *d, const struct diff_side *s)
 {
-	return s->map && memchr(s->map, 0, base_min_u64(s->n, BINARY_LOOK));
+	return !d->text && s->map && memchr(s->map, 0, base_min_u64(s->n, BINARY_LOOK));
 }
 
 static bool has_contents(const struct diff_side *s)
@@ -310,7 +310,7 @@ static void load_contents(const struct diff *d, struct diff_item *it)
 		if (has_contents(&it->a) && has_contents(&it->b) && same && !it->type)
 			it->contents = DIFF_SAME;
 		else
-			it->contents = is_binary(&it->a) || is_binary(&it->b) ? DIFF_BINARY : DIFF_TEXT;
+			it->contents = is_binary(d, &it->a) || is_binary(d, &it->b) ? DIFF_BINARY : DIFF_TEXT;
 	}
 	if (r) {
 		it->contents = DIFF_UNREADABLE;
@@ -503,5 +503,5 @@ void diff_properties(const struct diff_item *it, void (*fn)(void *arg, const cha
 		fn(arg, line);
 	}
 	if (it->e->elsewhere)
-		fn(arg, "hard links: the contents were CHANGED under other names, which are not known here");
+		fn(arg, "hard links: the file was CHANGED under other names, which are not known here");
 }

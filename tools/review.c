@@ -271,7 +271,11 @@ int tool_review(struct tool_review *rv)
 
 	take_terminal(rv);
 	seen = look(rv);
-	if (seen.open && !seen.objects && !seen.names) {
+	if (!seen.open) {
+		dprintf(rv->tty, "txnfs: there is nothing to ask: the command has ended its transaction itself\n");
+		return TOOL_RUN_FAILED;
+	}
+	if (!seen.objects && !seen.names) {
 		dprintf(rv->tty, "txnfs: the command has changed nothing in %s\n", rv->mount->point);
 		rv->version = seen.version;
 		return 0;

@@ -14,7 +14,9 @@ from terminal import Terminal, plain
 
 
 def diff(m, *args, **kw):
-    return tool("diff", m.mnt, *args, **kw).stdout
+    p = tool("diff", m.mnt, *args, **kw)
+    equal(p.stderr, "")
+    return p.stdout
 
 
 def numbers(prefix, n):
@@ -575,6 +577,8 @@ def test_large_files(t):
     check(f"a/sparse and b/sparse differ: 0 -> {1 << 34} bytes" in out and "same" not in out and "+t" in out, out)
     out = diff(m, "--max-size=64k", "--stat", "n")
     check(" big    | Large 300000 -> 300004 bytes" in out and "same" not in out, out)
+    write(n("small"), b"s\n\0")
+    check("Binary" in diff(m, "n", "--max-size=64k") and "Binary" not in diff(m, "n", "-a", "--max-size=64k"))
     check("xend\n" in diff(m, "--max-size=1M", "n"), "within the limit")
     for bad in ("x", "4G", "-1", "", "1T"):
         refused("diff", f"--max-size={bad}", m.mnt, "n", status=2, words=["--max-size"])

@@ -114,6 +114,8 @@ def test_without_a_question(t):
                        start_new_session=True)
         check(not exists(t.path("ran")), "nothing was run")
         equal(read(m("f")), b"old\n")
+    p = start(m, 'echo new >> "$1/f"; echo rollback > "$1/.txn/ctl"')
+    check("itself" in p.end(125))
     # What is only written anew shows no difference, but is a change: it is asked for.
     p = start(m, 'echo old > "$1/f"')
     check("no differences" in p.expect(QUESTION))
