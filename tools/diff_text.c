@@ -8,39 +8,72 @@
 #include <signal.h>
 #include <spawn.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 
-/* All lines of one side. */
-static void whole(const struct diff_out *o, const struct diff_side *s, bool added, struct diff_counts *counts)
+#define DIFF_SECONDS 4 /* of a processor, for one file: of two that have little in common it can take hours */
+
+static uint64_t count_lines(const struct diff_side *s)
 {
 	const char *p = s->map, *end = p + s->n;
 	uint64_t lines = 0;
-	char range[40];
 
-	for (const char *q = p; q < end; lines++) {
-		const char *eol = memchr(q, '\n', (size_t)(end - q));
+	for (; p < end; lines++) {
+		const char *eol = memchr(p, '\n', (size_t)(end - p));
 
-		q = eol ? eol + 1 : end;
+		p = eol ? eol + 1 : end;
 	}
-	*(added ? &counts->plus : &counts->minus) += lines;
-	if (!o || !lines)
-		return;
-	snprintf(range, sizeof(range), lines == 1 ? "1" : "1,%llu", (unsigned long long)lines);
-	if (added)
-		diff_line(o, DIFF_PLACE, "@@ -0,0 +%s @@", range);
-	else
-		diff_line(o, DIFF_PLACE, "@@ -%s +0,0 @@", range);
+	return lines;
+}
+
+static void put_lines(const struct diff_out *o, const struct diff_side *s, enum diff_colour c, const char *sign)
+{
+	const char *p = s->map, *end = p + s->n;
+
 	while (p < end && !diff_out_over()) {
 		const char *eol = memchr(p, '\n', (size_t)(end - p));
 		size_t n = (size_t)((eol ? eol : end) - p);
 
-		diff_put(o, added ? DIFF_NEW : DIFF_OLD, added ? "+" : "-", 1);
-		diff_put(o, added ? DIFF_NEW : DIFF_OLD, p, n);
+		diff_put(o, c, sign, 1);
+		diff_put(o, c, p, n);
 		diff_end();
 		if (!eol)
 			diff_line(o, DIFF_PLAIN, "\\ No newline at end of file");
 		p += n + 1;
 	}
+}
+
+static void put_range(struct base_buf *b, uint64_t lines)
+{
+	base_buf_printf(b, lines == 1 ? "1" : lines ? "1,%llu" : "0,0", (unsigned long long)lines);
+}
+
+/* All lines of both sides, one of which may be NULL. */
+static int whole(const struct diff_out *o, const struct diff_side *a, const struct diff_side *b, const char *why,
+                 struct diff_counts *counts)
+{
+	struct base_buf line = {0};
+	int r;
+
+	counts->minus = a ? count_lines(a) : 0;
+	counts->plus = b ? count_lines(b) : 0;
+	if (!o || counts->minus + counts->plus == 0)
+		return 0;
+	base_buf_printf(&line, "@@ -");
+	put_range(&line, counts->minus);
+	base_buf_printf(&line, " +");
+	put_range(&line, counts->plus);
+	base_buf_printf(&line, " @@%s", why);
+	if (!line.err) {
+		diff_line(o, DIFF_PLACE, "%s", line.p);
+		if (a)
+			put_lines(o, a, DIFF_OLD, "-");
+		if (b)
+			put_lines(o, b, DIFF_NEW, "+");
+	}
+	r = line.err;
+	base_buf_free(&line);
+	return r;
 }
 
 /* diff's output from now on comes out of *out. */
@@ -49,6 +82,7 @@ static int start(const struct diff *d, const struct diff_side *a, const struct d
 	char context[32];
 	char *argv[] = {"diff", "-a", context, "--", "/dev/fd/3", "/dev/fd/4", NULL};
 	char *env[] = {"LC_ALL=C", "PATH=/usr/bin:/bin", NULL};
+	const struct rlimit limit = {DIFF_SECONDS, DIFF_SECONDS};
 	posix_spawn_file_actions_t files;
 	posix_spawnattr_t attr;
 	sigset_t set;
@@ -83,8 +117,10 @@ static int start(const struct diff *d, const struct diff_side *a, const struct d
 	posix_spawn_file_actions_destroy(&files);
 	close(fds[1]);
 	*out = r ? NULL : fdopen(fds[0], "r");
-	if (*out)
+	if (*out) {
+		prlimit(*pid, RLIMIT_CPU, &limit, NULL);
 		return 0;
+	}
 	close(fds[0]);
 	return r ? -r : -ENOMEM;
 }
@@ -134,6 +170,9 @@ static int compared(const struct diff *d, const struct diff_out *o, const struct
 			return -errno;
 	if (o && diff_out_over())
 		return r;
+	/* It prints when it knows everything. */
+	if (!r && !number && WIFSIGNALED(status) && (WTERMSIG(status) == SIGXCPU || WTERMSIG(status) == SIGKILL))
+		return whole(o, a, b, " too different to be compared line by line", counts);
 	return r || !WIFEXITED(status) || WEXITSTATUS(status) > 1 ? -EIO : 0;
 }
 
@@ -141,13 +180,9 @@ int diff_text(const struct diff *d, const struct diff_out *o, const struct diff_
               struct diff_counts *counts)
 {
 	*counts = (struct diff_counts){0};
-	/* What has no lines has no file in memory worth a process, either. */
-	if (!a || !a->n || !b || !b->n) {
-		if (a && a->n)
-			whole(o, a, false, counts);
-		if (b && b->n)
-			whole(o, b, true, counts);
-		return 0;
-	}
+	a = a && a->n ? a : NULL;
+	b = b && b->n ? b : NULL;
+	if (!a || !b)
+		return whole(o, a, b, "", counts);
 	return compared(d, o, a, b, counts);
 }

@@ -585,6 +585,21 @@ def test_large_files(t):
     n.rollback()
 
 
+def test_what_has_little_in_common(t):
+    """diff(1) would take hours; the patch is true all the same. Slow: set TXNFS_DIFFS to run it."""
+    if "TXNFS_DIFFS" not in os.environ:
+        raise Skip("TXNFS_DIFFS is not set")
+    m = t.mount()
+    write(m("f"), "".join(f"{t.rng.randrange(50)}\n" for _ in range(1_000_000)))
+    n = m.named("n")
+    write(n("f"), "".join(f"{t.rng.randrange(50)}\n" for _ in range(900_000)) + "end")
+    text = diff(m, "n", seconds=60)
+    check("@@ -1,1000000 +1,900001 @@ too different" in text, text[:200])
+    check("900001 insertions(+), 1000000 deletions(-)" in diff(m, "n", "--stat", seconds=60))
+    equal(patched(t, m, text.encode()), text_tree(n.root))
+    n.rollback()
+
+
 @quick
 @needs_root
 def test_what_cannot_be_read(t):
