@@ -308,8 +308,8 @@ def patched(t, m, text):
     return text_tree(copy)
 
 
-def shuffle(rng, root, n):
-    """Changes of text files and links, without moving directories."""
+def shuffle(rng, root, n, dirs=False):
+    """Changes of text files and links; dirs: and moves of directories."""
     def some(kind=None):
         found = [p for p in text_tree(root)]
         found = [p for p in found if kind is None or os.path.islink(os.path.join(os.fsencode(root), p)) == (kind == "l")]
@@ -381,8 +381,18 @@ def shuffle(rng, root, n):
         if os.path.isdir(d) and rng.randrange(3) == 0:
             shutil.rmtree(d)
 
+    def move_dir():
+        d, e = (os.path.join(root, rng.choice(["d1", "d1/d2", "d3", "d4", "d1/d5"])) for _ in range(2))
+        apart = not (e + "/").startswith(d + "/") and not (d + "/").startswith(e + "/")
+        if apart and os.path.isdir(d) and os.path.isdir(os.path.dirname(e)):
+            if os.path.isdir(e) and rng.randrange(2):
+                shutil.rmtree(e)
+            if not os.path.lexists(e):
+                os.rename(d, e)
+
     for _ in range(n):
-        rng.choice([edit, edit, edit, make, make, link, remove, move, move, backup, swap, mode, prune])()
+        rng.choice([edit, edit, edit, make, make, link, remove, move, move, backup, swap, mode, prune] +
+                   [move_dir] * (3 * dirs))()
 
 
 @quick
@@ -420,6 +430,50 @@ def test_the_patch_leads_to_the_transactions_tree(t):
             a(m_ctl, m.mnt, "commit")
         equal(text_tree(m.mnt), want)
         equal(named_open(m.mnt), [], "nothing is left of diff's own transaction")
+
+
+def explained(before, after, listed):
+    """What --json leaves unexplained: everything that it does not list must be as it was, at the place where it says."""
+    rows = {os.fsencode(r["path"]): r for r in listed if r["status"] != "D"}
+    gone = {os.fsencode(r["path"]) for r in listed if r["status"] == "D"}
+    used, lines = set(), []
+    for p, now in after.items():
+        row = rows.get(p)
+        if row:
+            old = os.fsencode(row.get("from", row["path"])) if row["old"] else None
+        else:
+            at = p
+            while at and not (at in rows and rows[at]["status"] in "RA"):
+                at = os.path.dirname(at)
+            moved = rows.get(at)
+            if moved and moved["status"] == "A":
+                lines.append(f"{p!r} is in a new directory and not listed")
+                continue
+            old = os.fsencode(moved["from"]) + p[len(at):] if moved else p
+        was = before.get(old) if old else None
+        if old and was is None:
+            lines.append(f"{p!r} was not at {old!r}")
+        elif row and row["contents"] == "same" and was and now[-1] != was[-1]:
+            lines.append(f"{p!r}: its contents are said to be the same")
+        elif not row and now != was:
+            lines.append(f"{p!r} is not listed, was {was!r}, is {now!r}")
+        if not (row and row["status"] == "C"):
+            used.add(old)
+    lines += [f"{p!r} is no more, and not listed" for p in before if p not in used and p not in gone]
+    return lines
+
+
+@quick
+def test_moved_directories_hide_nothing(t):
+    """Random changes with moves of directories: what the list does not tell is as it was."""
+    m = t.mount()
+    for i in range(int(os.environ.get("TXNFS_DIFFS", "12"))):
+        n = m.named("n")
+        shuffle(t.rng, n.root, t.rng.randrange(1, 20), dirs=True)
+        changes = n.changes()
+        lines = explained(text_tree(m.mnt), text_tree(n.root), json.loads(diff(m, "--json", "n")))
+        equal(lines, [], f"round {i}, seed {t.seed}: {changes}")
+        n.ctl("commit")
 
 
 def m_ctl(mnt, text):
