@@ -16,15 +16,13 @@ struct run {
 
 static const char *describe(int rc)
 {
-	const char *text = strerrordesc_np(-rc);
+	const char *text = rc == -EAGAIN ? "it is of another version by now" : strerrordesc_np(-rc);
 
 	return text ? text : "unknown error";
 }
 
-static int refuse(struct run *r, int rc, const char *fmt, ...) PRINTF_LIKE(3, 4);
-
 /* The line for a failure; returns rc. */
-static int refuse(struct run *r, int rc, const char *fmt, ...)
+static PRINTF_LIKE(3, 4) int refuse(struct run *r, int rc, const char *fmt, ...)
 {
 	char text[1024];
 	va_list ap;
@@ -246,6 +244,8 @@ static int run_end(struct run *r, struct fusefs_tx *tx, const struct fusefs_comm
 	int rc;
 
 	txn_info(tx->txn, &info);
+	if (cmd->has_version)
+		txn_expect(tx->txn, cmd->version);
 	rc = tx_end(tx, commit, &how);
 	if (rc == 0) {
 		base_buf_printf(&r->line, "ok: %s ", commit ? "committed" : "rolled back");

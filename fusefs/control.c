@@ -1,7 +1,8 @@
 /*
  * control.c - the control directories and their files.
  *
- *     CONTROL/             in the committed root: ctl, status, transactions, prepared, and one per named transaction
+ *     CONTROL/             in the committed root: ctl, status, transactions, prepared, and one per named transaction;
+ *                          changes of the caller's ambient transaction, for its members only and not listed
  *     CONTROL/NAME/        ctl, status, changes, root
  *     NAME/root/CONTROL/   ctl, status, changes of that transaction, where its root is bound over the mount
  */
@@ -132,7 +133,12 @@ static int lookup(struct fusefs *fs, fuse_req_t req, struct fusefs_node *p, cons
 		kind = FUSEFS_STATUS;
 	} else if (!p->tx && !strcmp(name, "prepared")) {
 		kind = FUSEFS_PREPARED_LIST;
-	} else if (p->tx && !strcmp(name, "changes")) {
+	} else if (!strcmp(name, "changes")) {
+		tx = p->tx ? NULL : fusefs_member_of(fs, req);
+		if (!p->tx && !tx)
+			return -ENOENT;
+		if (tx)
+			fusefs_tx_put(tx);
 		kind = FUSEFS_TX_CHANGES;
 	} else if (!p->tx && !strcmp(name, "transactions")) {
 		kind = FUSEFS_TRANSACTIONS;
@@ -297,7 +303,11 @@ static int compose(struct fusefs *fs, fuse_req_t req, struct fusefs_handle *h)
 	} else if (h->node->kind == FUSEFS_TRANSACTIONS) {
 		r = fusefs_tx_list(fs->reg, &who, &text);
 	} else if (h->node->kind == FUSEFS_TX_CHANGES) {
-		r = fusefs_tx_changes(tx, &text);
+		struct fusefs_tx *own = tx ? NULL : fusefs_member_of(fs, req);
+
+		r = tx || own ? fusefs_tx_changes(tx ? tx : own, &text) : -ESTALE; /* it has ended since the lookup */
+		if (own)
+			fusefs_tx_put(own);
 	} else if (h->node->kind == FUSEFS_PREPARED_LIST) {
 		r = fusefs_tx_prepared(fs->reg, &text);
 	} else if (tx) {

@@ -369,15 +369,6 @@ static int parse_savepoint_name(struct parser *ps, struct fusefs_command *cmd, e
 	return rc ? rc : finish(ps);
 }
 
-static int parse_commit(struct parser *ps, struct fusefs_command *cmd)
-{
-	if (accept(ps, "prepared"))
-		return parse_gid(ps, cmd, FUSEFS_COMMIT_PREPARED);
-	cmd->verb = FUSEFS_COMMIT;
-	accept_work(ps);
-	return finish(ps);
-}
-
 static bool is_number(const struct word *w)
 {
 	size_t i = 0;
@@ -385,6 +376,28 @@ static bool is_number(const struct word *w)
 	while (i < w->len && w->at[i] >= '0' && w->at[i] <= '9')
 		i++;
 	return !w->quoted && w->len && i == w->len;
+}
+
+/* `commit [version N]` */
+static int parse_commit(struct parser *ps, struct fusefs_command *cmd)
+{
+	const struct word *w;
+
+	if (accept(ps, "prepared"))
+		return parse_gid(ps, cmd, FUSEFS_COMMIT_PREPARED);
+	cmd->verb = FUSEFS_COMMIT;
+	accept_work(ps);
+	if (accept(ps, "version")) {
+		w = ps->i < ps->n ? &ps->words[ps->i++] : NULL;
+		if (!w)
+			return fail(ps, -EINVAL, "\"version\" needs a number, as in status");
+		if (!is_number(w) || w->len > 18)
+			return fail(ps, -EINVAL, "\"%s\" is not a version", show_word(w).text);
+		cmd->has_version = true;
+		for (size_t i = 0; i < w->len; i++)
+			cmd->version = cmd->version * 10 + (unsigned)(w->at[i] - '0');
+	}
+	return finish(ps);
 }
 
 /* `rollback transaction N` */

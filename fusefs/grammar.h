@@ -4,7 +4,7 @@
  * kept in files).
  *
  *     begin [NAME] [isolation LEVEL] [timeout SECONDS] [owner PID]
- *     commit | rollback | savepoint NAME | rollback to [savepoint] NAME | release [savepoint] NAME
+ *     commit [version N] | rollback | savepoint NAME | rollback to [savepoint] NAME | release [savepoint] NAME
  *     rollback transaction N
  *     prepare GID | commit prepared GID | rollback prepared GID
  *
@@ -20,6 +20,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 #include <sys/types.h>
 
 #define FUSEFS_NAME_MAX 255
@@ -49,6 +50,8 @@ struct fusefs_command {
 	enum fusefs_isolation isolation;
 	double timeout; /* seconds >= 0 */
 	pid_t owner;
+	bool has_version;
+	uint64_t version; /* COMMIT: of this one only, as in status */
 	unsigned number; /* ROLLBACK_NUMBER: whose end is wanted, as in .txn/transactions */
 };
 

@@ -252,6 +252,7 @@ static void tx_status(struct fusefs_tx *tx, struct base_buf *out)
 	base_buf_printf(out, "savepoints: ");
 	tx_put_savepoints(out, tx);
 	base_buf_printf(out, "\n");
+	put_number(out, "version", info.version);
 }
 
 int fusefs_tx_status(struct fusefs_registry *reg, struct fusefs_tx *tx, struct base_buf *out)

@@ -287,6 +287,14 @@ int txn_release(struct txn *t, const char *name)
 	return 0;
 }
 
+static uint64_t expected; /* the version that the last commit was said to be for */
+
+void txn_expect(struct txn *t, uint64_t version)
+{
+	assert_true(txn_is_open(t));
+	expected = version;
+}
+
 int txn_changes(struct txn *t, int (*fn)(void *arg, char kind, const char *path, const char *to), void *arg)
 {
 	int rc;

@@ -194,6 +194,54 @@ static int not_started(const struct run *run, const struct run_failure *f)
 	return TOOL_RUN_FAILED;
 }
 
+/* For --review: a command in the view, at the mount point if the run began elsewhere. */
+static int spawn_in_view(void *arg, char **argv, pid_t *pid)
+{
+	struct run run = *(const struct run *)arg;
+	struct run_failure f;
+	int status, r;
+
+	run.cmd = argv;
+	run.cwd = run.cwd ? run.cwd : run.mounts[0].mount.point;
+	r = run_start(&run, pid, &f, &status);
+	if (r < 0)
+		tool_error("cannot start %s: %s", argv[0], strerror(-r));
+	return r == 1 ? not_started(&run, &f) : r;
+}
+
+/* Show and ask; 0: commit, else the status to end with. */
+static int review(struct run *run)
+{
+	run->review.mount = &run->mounts[0].mount;
+	run->review.control = run->control;
+	run->review.txn = run->mounts[0].dir ? run->name : NULL;
+	run->review.ending = run->ending;
+	run->review.old_mask = run->old_mask;
+	run->review.spawn = spawn_in_view;
+	run->review.arg = run;
+	return tool_review(&run->review);
+}
+
+/* With --review only what was looked at: processes that the command has left behind may go on changing it. */
+static int commit(struct run *run, int *code)
+{
+	char text[64] = "commit\n";
+	int r;
+
+	if (run->n > 1)
+		return coordinator_commit(run);
+	do {
+		if (run->ask) {
+			*code = review(run);
+			if (*code)
+				return 0;
+			snprintf(text, sizeof(text), "commit version %llu\n", run->review.version);
+		}
+		r = run_command(&run->mounts[0], text, "commit failed");
+	} while (run->ask && r == -EAGAIN);
+	return r;
+}
+
 static int finish(struct run *run, int status, int caught)
 {
 	int code, r;
@@ -204,18 +252,18 @@ static int finish(struct run *run, int status, int caught)
 		code = 128 + WTERMSIG(status);
 	else
 		code = WEXITSTATUS(status);
+	r = code ? 0 : commit(run, &code);
 	if (code) {
 		run_rollback(run);
-		if (run->verbose)
+		if (run->verbose || run->ask)
 			tool_error("%s: rolled back (status %d)", run->name, code);
 		return code;
 	}
-	r = run->n > 1 ? coordinator_commit(run) : run_command(&run->mounts[0], "commit\n", "commit failed");
 	if (r) {
 		run_rollback(run);
 		return TOOL_RUN_FAILED;
 	}
-	if (run->verbose)
+	if (run->verbose || run->ask)
 		tool_error("%s: committed", run->name);
 	return TOOL_OK;
 }
@@ -337,6 +385,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 	case 'v':
 		run->verbose = true;
 		return 0;
+	case 'r':
+		run->ask = true;
+		return 0;
 	case ARGP_KEY_ARG:
 		if (!run->n) /* without --mount */
 			return add_point(run, arg) ? ENOMEM : 0;
@@ -349,6 +400,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 			argp_error(state, "%s",
 			           run->n && run->by_option ? "a command is needed"
 			                                    : "the mount point and a command are needed");
+		if (run->n > 1 && run->ask)
+			argp_error(state, "--review shows one mount, and commits what was shown: it cannot be used with several");
 		if (run->n > 1 && run->isolation && !strcmp(run->isolation, "serializable"))
 			argp_error(state, "--isolation serializable holds on one mount; of transactions on several "
 			                  "mounts no common order is "
@@ -372,6 +425,7 @@ int cmd_run(int argc, char **argv)
 		{"ambient", 'a', NULL, 0, "Use no private namespace: the command's processes are members instead", 0},
 		{"isolation", 'i', "LEVEL", 0, "read-committed (the default), serializable or snapshot", 0},
 		{"control", 'c', "NAME", 0, "Name of the control directory (default $TXNFS_CONTROL or .txn)", 0},
+		{"review", 'r', NULL, 0, "When CMD has succeeded, show what it changed and ask before the commit", 0},
 		{"verbose", 'v', NULL, 0, "Tell how it ends", 0},
 		{0},
 	};
@@ -390,13 +444,14 @@ int cmd_run(int argc, char **argv)
 		"With several mounts a crash can leave the transaction in doubt on some of them, decided in the log: "
 	        "the next such run, or "
 		"`txnfs resolve --all`, finishes it.\n\n"
+		"With --review: status 1 when the answer was to roll back.\n\n"
 		"Exit status: CMD's; 125 txnfs itself failed (also when the commit did); 126 CMD cannot "
 		"be executed; "
 		"127 CMD was not found; 128+N signal N ended it.",
 		NULL,
 		NULL,
 		NULL};
-	struct run run = {.log.dir = -1};
+	struct run run = {.log.dir = -1, .review.tty = -1};
 	int status = TOOL_RUN_FAILED;
 
 	argp_err_exit_status = TOOL_RUN_FAILED; /* 2 would look like CMD's */
@@ -406,8 +461,9 @@ int cmd_run(int argc, char **argv)
 		find_cwd(&run);
 		if (make_name(&run))
 			tool_error("%s", strerror(ENOMEM));
-		else
+		else if (!run.ask || !tool_review_open(&run.review))
 			status = run_in_transaction(&run);
+		tool_review_close(&run.review);
 	}
 	for (size_t i = 0; i < run.n; i++) {
 		if (run.mounts[i].ctl >= 0)

@@ -187,7 +187,7 @@ static int status(const struct tool_mount *m, const struct args *a)
 	if (a->changes) {
 		changes = status_file(m, a, "changes");
 		if (!changes && errno == ENOENT && !a->txn) {
-			tool_error("%s: --changes needs a named transaction (--txn NAME)", m->point);
+			tool_error("%s: --changes needs a transaction: you are in none, name one with --txn NAME", m->point);
 			return TOOL_FAILED;
 		}
 		if (!changes)

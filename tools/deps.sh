@@ -6,7 +6,7 @@ set -euo pipefail
 
 packages=(gcc libc6-dev make cmake pkg-config
 	libfuse3-dev fuse3 libxxhash-dev uthash-dev libjansson-dev libcmocka-dev
-	python3 acl attr "$@")
+	python3 acl attr patch "$@")
 
 die()
 {

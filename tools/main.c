@@ -35,6 +35,7 @@ static const struct command {
 	{"savepoint", cmd_savepoint, "[MNT] NAME", "set a savepoint"},
 	{"release", cmd_release, "[MNT] NAME", "forget a savepoint, keep the changes"},
 	{"status", cmd_status, "[MNT]", "tell where a transaction stands"},
+	{"diff", cmd_diff, "[MNT [NAME]]", "show what a transaction would change"},
 	{"prepared", cmd_prepared, "SRC|MNT", "list the prepared transactions, which are in doubt"},
 	{"resolve", cmd_resolve, "SRC|MNT GID OUTCOME", "commit or roll back a prepared transaction, or --all"},
 	{"recover", cmd_recover, "SRC", "recover a directory that is not mounted"},

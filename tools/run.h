@@ -3,6 +3,7 @@
 #define TXNFS_TOOLS_RUN_H
 
 #include "tools/decision.h"
+#include "tools/review.h"
 #include "tools/tools.h"
 
 #include <signal.h>
@@ -23,7 +24,7 @@ struct run_mount {
 struct run {
 	const char *name_given, *control, *isolation, *log_given;
 	bool by_option; /* --mount */
-	bool ambient, verbose;
+	bool ambient, verbose, ask;
 	char **cmd;
 
 	struct run_mount *mounts;
@@ -35,6 +36,7 @@ struct run {
 	sigset_t old_mask;
 
 	struct decision_log log; /* with several mounts */
+	struct tool_review review; /* with ask: of the only mount */
 };
 
 /* How far a child came before it failed. */

@@ -31,6 +31,7 @@ int cmd_rollback(int argc, char **argv);
 int cmd_savepoint(int argc, char **argv);
 int cmd_release(int argc, char **argv);
 int cmd_status(int argc, char **argv);
+int cmd_diff(int argc, char **argv);
 int cmd_prepared(int argc, char **argv);
 int cmd_resolve(int argc, char **argv);
 int cmd_recover(int argc, char **argv);

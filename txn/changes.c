@@ -128,6 +128,31 @@ static int name_changes(struct changes *c)
 	return r;
 }
 
+/*
+ * A name by which to tell a changed object. With several names, one that it had before is better than one that it got: who
+ * reads the list would take the change for a part of what is new. If the only name that is known of those it had is lost, it is
+ * told by that one (and listed as removed), for else nothing would speak of the change.
+ */
+static int object_path(struct txn *t, struct txn_wsobj *w, char **out)
+{
+	CLEANUP_FREE char *name = NULL, *dir = NULL;
+	struct txn_obj *parent;
+	int r;
+
+	if (w->gained && !w->lost && !txn_place(NULL, w->obj, &parent, &name)) {
+		struct txn_name *e = txn_name_find(parent, name);
+
+		r = e && e->txn == t && e->after != w->obj ? -ENOENT : txn_path_locked(t->eng, t, parent, &dir);
+		txn_obj_put(parent);
+		if (!r)
+			return asprintf(out, "%s%s%s", dir, dir[0] ? "/" : "", name) < 0 ? -ENOMEM : 0;
+		if (r != -ENOENT)
+			return r;
+	}
+	r = txn_path_locked(t->eng, t, w->obj, out);
+	return r == -ENOENT && w->lost ? entry_path(t, NULL, w->lost, out) : r;
+}
+
 static int object_changes(struct changes *c)
 {
 	struct txn *t = c->t;
@@ -144,7 +169,7 @@ static int object_changes(struct changes *c)
 			continue;
 		if (!S_ISDIR(w->attr.st_mode) && w->attr.st_nlink == 0)
 			continue; /* its removal says it all */
-		r = txn_path_locked(t->eng, t, w->obj, &path);
+		r = object_path(t, w, &path);
 		if (r == -ENOENT)
 			r = 0;
 		else if (!r)

@@ -100,7 +100,16 @@ void txn_info(struct txn *t, struct txn_info *info)
 	                          .objects = t->ws.nobjs,
 	                          .names = t->ws.nnames,
 	                          .savepoints = t->nsavepoints,
+	                          .version = t->version,
 	                          .began = t->began};
+	pthread_mutex_unlock(&t->lock);
+}
+
+void txn_expect(struct txn *t, uint64_t version)
+{
+	pthread_mutex_lock(&t->lock);
+	t->expecting = true;
+	t->expected = version;
 	pthread_mutex_unlock(&t->lock);
 }
 
@@ -157,6 +166,7 @@ int txn_rollback_to(struct txn *t, const char *name)
 			r = (int)i;
 		} else {
 			r = txn_undo_to(t, t->savepoints[i].records, t->savepoints[i].last);
+			t->version++;
 			if (r)
 				txn_engine_fail(t->eng, "rolling transaction %llu back to a savepoint failed: %s",
 				                (unsigned long long)t->id, strerror(-r));
@@ -402,6 +412,9 @@ int txn_commit_with(struct txn *t, void (*before_flip)(void *arg), void *arg)
 	pthread_mutex_lock(&t->lock);
 	prepared = txn_state(t) == TXN_PREPARED;
 	r = prepared || txn_state(t) == TXN_ACTIVE ? txn_writable(eng) : -EINVAL;
+	if (!r && t->expecting && t->version != t->expected)
+		r = -EAGAIN;
+	t->expecting = false;
 	if (r)
 		goto out;
 	if (!prepared && nothing_stands(t)) {

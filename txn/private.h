@@ -237,6 +237,9 @@ struct txn {
 	uint64_t commit_lsn;
 	_Atomic uint64_t bytes; /* logged */
 	_Atomic uint64_t operations;
+	uint64_t version;  /* grows with all that changes what it shows */
+	bool expecting;    /* its commit is for `expected` only */
+	uint64_t expected;
 	struct txn_account *account; /* reference or NULL; constant */
 	uint64_t charged;            /* on it */
 	uint64_t need;  /* bytes that installing it may take at home */

@@ -45,8 +45,10 @@ int txn_stmt_end(struct txn_stmt *st, int r)
 			txn_engine_fail(st->eng, "undoing a failed operation of transaction %llu failed: %s",
 			                (unsigned long long)t->id, strerror(-u));
 	}
-	if (r >= 0)
+	if (r >= 0) {
 		t->operations++;
+		t->version++;
+	}
 	pthread_mutex_unlock(&t->lock);
 	return r;
 }

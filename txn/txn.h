@@ -133,6 +133,11 @@ int txn_commit(struct txn *t);
  * locks the transaction's own is held: other operations inside this transaction wait, all others go on.
  */
 int txn_commit_with(struct txn *t, void (*before_flip)(void *arg), void *arg);
+/*
+ * The next commit is for what somebody has looked at: unless the transaction's version is this one, it fails with -EAGAIN, and the
+ * transaction is open as before. The commits of a transaction are not to run at once.
+ */
+void txn_expect(struct txn *t, uint64_t version);
 int txn_rollback(struct txn *t);
 int txn_savepoint(struct txn *t, const char *name);
 int txn_rollback_to(struct txn *t, const char *name); /* -ENOENT: no such savepoint, nothing changed */
@@ -169,6 +174,7 @@ uint64_t txn_id(const struct txn *t);
 struct txn_info {
 	enum txn_state state;
 	uint64_t id, operations, log_bytes, objects, names, savepoints;
+	uint64_t version; /* grows with everything that changes what the transaction shows */
 	struct timespec began;
 };
 void txn_info(struct txn *t, struct txn_info *info);
@@ -203,7 +209,8 @@ int txn_each_change(struct txn *t, int (*fn)(void *arg, const struct txn_change 
 /*
  * The same for people: net changes, one call per changed object, sorted by path. kind: 'A' created, 'D' deleted, 'R'
  * renamed or moved (path is where it was, to where it is), 'M' contents changed, 'P' properties changed (mode, owner, times,
- * xattrs). Paths are relative to the root, without a leading slash.
+ * xattrs). Paths are relative to the root, without a leading slash. A file with several names is 'M' or 'P' by one of them, if it
+ * can be one that it had before; by a removed one when that was the only one known.
  */
 int txn_changes(struct txn *t, int (*fn)(void *arg, char kind, const char *path, const char *to), void *arg);
 

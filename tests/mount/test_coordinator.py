@@ -513,7 +513,7 @@ def test_kills_at_random_moments(t):
         for m in (a, b):
             m.kill9()
             m.start()
-        if exists(t.path("log")):
+        if exists(t.path("log/log")):
             resolve_all(t)
         got = states([a, b])
         check(got[0] == got[1], f"round {i}, {victims}: {got}")
