@@ -11,7 +11,7 @@
  * A node is an inode of the source. It holds an O_PATH descriptor while these are few; beyond that its file handle,
  *which only root can open again.
  */
-#define FUSE_USE_VERSION 35
+#define FUSE_USE_VERSION 312
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
