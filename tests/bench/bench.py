@@ -49,7 +49,7 @@ def options():
     if opt.rounds < 1:
         p.error("--rounds must be 1 or more")
     opt.fs = opt.fs or ("ext4" if os.geteuid() == 0 and os.path.exists("/dev/loop-control") else "here")
-    opt.image_mib = 4096 if opt.quick else 16384
+    opt.image_mib = 3072 if opt.quick else 12288
     return opt
 
 
@@ -151,7 +151,8 @@ def measure(opt, rig, progress):
     print(caveat(about))
     if about["busy"]:
         print("WARNING: the machine is busy; these figures are good for nothing but trying the benchmark")
-    print(f"medians of {opt.rounds} rounds, seed {opt.seed}{', quick: small sizes' if opt.quick else ''}\n")
+    print(f"medians of {opt.rounds} rounds, seed {opt.seed}{', quick: small sizes' if opt.quick else ''}")
+    print("ending: the commit, rollback, fsync or sync at the end; behind: how long the daemon works on after it has returned\n")
     out = {"machine": about, "quick": opt.quick, "rounds": opt.rounds, "seed": opt.seed, "groups": []}
     failures = []
     for group, title, cases in plan:
@@ -206,7 +207,7 @@ def main():
     progress = Progress()
     try:
         free = shutil.disk_usage(opt.dir).free >> 20
-        need = 3000 if opt.quick else 12000
+        need = 6000 if opt.quick else 26000
         if free < need:
             raise Trouble(f"{opt.dir} has {free} MiB free, {need} are needed; --dir chooses another place")
         return measure(opt, rig, progress)

@@ -136,7 +136,7 @@ def big(subject, kind, size, end="commit"):
         # Mounts of their own: memory that a daemon keeps from the round before would hide what this one takes.
         m = c.mount(fs_kind, key=subject)
         place = c.place(m)
-        return c.work(m, "big", clean=place, kind=kind, file=f"{m.mnt}/{place}", bytes=size, end=end,
+        return c.work(m, "big", change=kind, file=f"{m.mnt}/{place}", bytes=size, end=end,
                       ctl=m.ctl if fs_kind == "txnfs" else None)
     return go
 
@@ -168,7 +168,7 @@ def unpack(subject, files, mean, end="commit"):
         place = c.place(m)
         os.mkdir(f"{m.mnt}/{place}")
         tar = sources.archive(c.rig, files, mean)
-        return c.work(m, "in", clean=place, end=end, ctl=m.ctl if fs_kind == "txnfs" else None, sync=m.bed,
+        return c.work(m, "in", end=end, ctl=m.ctl if fs_kind == "txnfs" else None, sync=m.bed,
                       argv=["tar", "xf", tar, "-C", f"{m.mnt}/{place}"])
     return go
 

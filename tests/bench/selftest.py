@@ -31,7 +31,11 @@ def main():
              Goal("excess", 20, "floor", measure="growth", units=100), Goal("time", 1, "absent")]
     got = [g.verdict(ROUNDS) for g in goals]
     equal([g["met"] for g in got], [True, False, True, False, True, False, True, None], "which goals are met")
-    equal([g["ratio"] for g in got], [2.0, 2.0, 0.5, 0.5, 9e-3, 9e-3, 20.0, None], "the medians of ratios")
+    equal([g["value"] for g in got], [2.0, 2.0, 0.5, 0.5, 9e-3, 9e-3, 20.0, None], "the medians of ratios")
+
+    equal([stats.verdict_line(g).rsplit(": ", 1)[1] for g in got],
+          ["2.00×, met", "2.00×, MISSED", "0.50×, met", "0.50×, MISSED", "9 ms, met", "9 ms, MISSED", "20 B, met", "not measured"],
+          "the lines of goals")
 
     case = Case("a.b", "an <example> & more", {"txnfs": None, "floor": None, "gone": None}, goals)
     case.skipped["gone"] = "not here"

@@ -49,12 +49,11 @@ class Goal:
 
     def verdict(self, rounds):
         ratio = self.ratio(rounds)
-        if ratio is None:
-            return {"goal": self.text(), "target": self.target, "ratio": None, "met": None}
-        return {"goal": self.text(), "target": self.target, "ratio": ratio, "met": self.met(ratio)}
+        return {"goal": self.text(), "target": self.target, "kind": self.kind, "measure": self.measure, "factor": self.factor,
+                "value": ratio, "met": None if ratio is None else self.met(ratio)}
 
 
-NAMES = {"seconds": "time", "end": "commit", "growth": "memory", "behind": "work behind the commit", "run": "the work"}
+NAMES = {"seconds": "time", "end": "ending", "growth": "memory", "peak": "peak memory", "processor": "processor time"}
 
 
 def show(measure, value):
@@ -106,10 +105,9 @@ def summary(case, rounds):
 def table(result):
     """Lines of a case's block."""
     reference = result["reference"]
-    extra = [m for m in ("end", "commit", "create", "stat", "unlink", "behind") if
+    extra = [m for m in ("operation", "end", "commit", "create", "stat", "unlink", "behind") if
              any(m in s["median"] for s in result["subjects"].values())]
-    heads = ["", "time", f"/ {reference}", "spread"] + [NAMES.get(m, m).replace("work ", "").replace(" the commit", "")
-                                                       for m in extra] + ["cpu client", "cpu daemon", "memory"]
+    heads = ["", "time", f"/ {reference}", "spread"] + [NAMES.get(m, m) for m in extra] + ["cpu client", "cpu daemon", "memory"]
     rows = [heads]
     for name, s in result["subjects"].items():
         m = s["median"]
@@ -127,10 +125,9 @@ def table(result):
 
 
 def verdict_line(g):
-    if g["ratio"] is None:
+    if g["value"] is None:
         return f"target {g['target']}: {g['goal']}: not measured"
-    kind = "" if "×" in g["goal"] else " "
-    value = f"{g['ratio']:.2f}×" if not kind else show("growth" if "memory" in g["goal"] else "seconds", g["ratio"])
+    value = f"{g['value']:.2f}×" if g["kind"] in ("time", "speed") else show(g["measure"], g["value"])
     return f"target {g['target']}: {g['goal']}: {value}, {'met' if g['met'] else 'MISSED'}"
 
 

@@ -238,20 +238,23 @@ static double daemon_clock(void)
 	return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
 }
 
-void rest(void)
+double rest(void)
 {
 	struct timespec pause = {.tv_nsec = 1000000};
-	double last = 0, give_up = now() + 30;
+	double last = 0, quiet = now(), give_up = quiet + 30;
 
 	for (int still = 0; still < 4 && now() < give_up;) {
 		double used = daemon_clock();
 
 		if (used < 0)
-			return;
+			break;
 		still = used - last < 50e-6 ? still + 1 : 0;
+		if (!still)
+			quiet = now();
 		last = used;
 		nanosleep(&pause, NULL);
 	}
+	return quiet;
 }
 
 static double daemon_before;
@@ -289,7 +292,7 @@ static int work_in(void)
 {
 	int ctl = arg("ctl") ? open_file(arg("ctl"), O_RDWR) : -1;
 	const char *end = arg("end") ? arg("end") : "commit";
-	double start, used, ran, done;
+	double start, used, ran, done, quiet;
 
 	daemon_start();
 	used = cpu();
@@ -304,12 +307,13 @@ static int work_in(void)
 		sync_fs(arg("sync"));
 	done = now();
 	used = cpu() - used;
-	rest();
+	quiet = rest();
 	begin_result();
 	put("seconds", done - start);
-	put("run", ran - start);
-	put("end", done - ran);
-	put("behind", now() - done);
+	if (ctl >= 0 || arg("sync")) {
+		put("end", done - ran);
+		put("behind", quiet - done);
+	}
 	put("cpu", used);
 	put("daemon", daemon_used());
 	end_result();

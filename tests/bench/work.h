@@ -48,8 +48,11 @@ void run(const char *const argv[], const char *cwd);
 /* A control file: one command, which must succeed. */
 void command(int ctl, const char *text);
 
-/* Until the daemon (argument pid=) has no more to do for what was done before: its CPU clock stands still. */
-void rest(void);
+/*
+ * Until the daemon (argument pid=) has no more to do for what was done before: its CPU clock stands still. Returns when
+ * it began to stand still.
+ */
+double rest(void);
 
 /*
  * CPU seconds that the daemon has used since daemon_start; 0 without one. To be asked after rest(), so that what is

@@ -3,8 +3,8 @@
  *
  *	work write|read file=FILE bytes=N block=B [random=1] [count=N] [home=FILE [cold=1]] [bed=DIRECTORY] [pid=DAEMON]
  *	work meta dir=DIRECTORY n=FILES
- *	work big kind=new|trunc|append|over file=FILE bytes=N [ctl=FILE [end=commit|rollback]] [bed=DIRECTORY]
- *	work flat kind=write|create dir=DIRECTORY n=OPERATIONS [ctl=FILE]
+ *	work big change=new|trunc|append|over file=FILE bytes=N [ctl=FILE [end=commit|rollback]] [bed=DIRECTORY]
+ *	work flat change=write|create dir=DIRECTORY n=OPERATIONS [ctl=FILE]
  *	work open dir=DIRECTORY named=MNT/.txn root=RELATIVE n=OPEN-TRANSACTIONS ctl=FILE reps=R
  *
  * home is the file's place in the backing directory.
@@ -182,12 +182,12 @@ int work_meta(void)
 
 int work_big(void)
 {
-	const char *kind = must_arg("kind"), *name = must_arg("file");
+	const char *kind = must_arg("change"), *name = must_arg("file");
 	const char *end = arg("end") ? arg("end") : "commit";
 	uint64_t bytes = arg_num("bytes"), from = 0;
 	char *data = noise_data(DATA_SIZE);
 	int ctl = arg("ctl") ? open_file(arg("ctl"), O_RDWR) : -1, fd, flags = O_WRONLY;
-	double start, used, written, done;
+	double start, used, written, done, quiet;
 
 	if (!strcmp(kind, "new"))
 		flags |= O_CREAT | O_EXCL;
@@ -213,12 +213,11 @@ int work_big(void)
 	}
 	done = now();
 	used = cpu() - used;
-	rest();
+	quiet = rest();
 	begin_result();
 	put("seconds", done - start);
-	put("write", written - start);
 	put("end", done - written);
-	put("behind", now() - done);
+	put("behind", quiet - done);
 	put("cpu", used);
 	put("daemon", daemon_used());
 	end_result();
@@ -228,13 +227,13 @@ int work_big(void)
 /* n operations in one transaction, on files of 1 MiB each or on new names in directories of 1000. */
 int work_flat(void)
 {
-	bool create = !strcmp(must_arg("kind"), "create");
+	bool create = !strcmp(must_arg("change"), "create");
 	const char *dir = must_arg("dir");
 	unsigned n = (unsigned)arg_num("n");
 	int ctl = arg("ctl") ? open_file(arg("ctl"), O_RDWR) : -1, fd[16];
 	uint64_t state = arg_num("seed");
 	char *data = noise_data(DATA_SIZE);
-	double start, used, did, done;
+	double start, used, did, done, quiet;
 
 	make_dir(dir);
 	for (unsigned i = 0; i < ARRAY_LEN(fd) && !create; i++)
@@ -262,12 +261,12 @@ int work_flat(void)
 		command(ctl, "commit");
 	done = now();
 	used = cpu() - used;
-	rest();
+	quiet = rest();
 	begin_result();
 	put("seconds", (done - start) / n);
 	put("operation", (did - start) / n);
 	put("end", (done - did) / n);
-	put("behind", (now() - done) / n);
+	put("behind", (quiet - done) / n);
 	put("cpu", used / n);
 	put("daemon", daemon_used() / n);
 	end_result();
@@ -281,7 +280,7 @@ int work_open(void)
 	unsigned n = (unsigned)arg_num("n"), reps = (unsigned)arg_num("reps");
 	int ctl = open_file(must_arg("ctl"), O_RDWR);
 	char data[4096];
-	double start, used;
+	double start, used, daemon;
 
 	make_dir(dir);
 	fill(data, sizeof(data), arg_num("seed"));
@@ -305,9 +304,15 @@ int work_open(void)
 	}
 	start = now() - start;
 	used = cpu() - used;
+	rest();
+	daemon = daemon_used();
 	for (unsigned i = 0; i < n; i++)
 		if (rmdir(path("%s/o%u", named, i)))
 			fail("rolling back transaction %u", i);
-	result(start, used, reps);
+	begin_result();
+	put("seconds", start / reps);
+	put("cpu", used / reps);
+	put("daemon", daemon / reps);
+	end_result();
 	return 0;
 }
