@@ -73,9 +73,19 @@ done
 [ -z "$only" ] || exec "${python[@]}" "${args[@]}"
 
 [ -c /dev/fuse ] || { echo "bench.sh: there is no /dev/fuse, so nothing can be mounted: modprobe fuse" >&2; exit 1; }
+if [ ! -r /dev/fuse ] || [ ! -w /dev/fuse ]; then
+	echo "bench.sh: $(id -un) may not open /dev/fuse, so nothing can be mounted: run it as root, or (root) chmod 666 /dev/fuse" >&2
+	exit 1
+fi
 tools/deps.sh git tar fio bindfs liblmdb-dev libsqlite3-dev e2fsprogs xfsprogs btrfs-progs util-linux || exit 1
 mkdir -p "$out" "${dir:=$out}" || exit 1
+# What a killed run has left: nobody holds its lock any more.
+for old in "$dir"/scratch.*/lock; do
+	[ ! -e "$old" ] || flock -n "$old" rm -rf --one-file-system "${old%/lock}"
+done
 dir=$(mktemp -d "$dir/scratch.XXXXXX") || exit 1
+exec {lock}> "$dir/lock"
+flock "$lock"
 child=
 
 # The process that unshare waits for: the first one in the namespaces.
@@ -119,7 +129,7 @@ if [ "$(id -u)" -eq 0 ] && unshare --mount --pid --fork --mount-proc --propagati
 	own=(setpriv --pdeathsig KILL unshare --mount --pid --fork --kill-child --mount-proc --propagation private)
 fi
 "${own[@]}" "${python[@]}" --txnfs "${txnfs:-$PWD/build/speed/txnfs}" --tools "$PWD/build/speed/tests/bench" --dir "$dir" \
-	--out "$out" "${args[@]}" &
+	--out "$out" "${args[@]}" {lock}>&- &
 child=$!
 wait "$child"
 status=$?

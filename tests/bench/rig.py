@@ -121,7 +121,7 @@ class Mounted:
             return [self.rig.opt.txnfs, "mount", "-f"] + (["-o", self.options] if self.options else []) + [self.home, self.mnt]
         if self.kind == "passthrough":
             return [self.rig.opt.tools + "/passthrough", self.home, self.mnt]
-        return ["bindfs", "-f", "--multithreaded", self.home, self.mnt]
+        return ["bindfs", "-f", "--multithreaded"] + ([] if self.rig.root else ["--no-allow-other"]) + [self.home, self.mnt]
 
     def limit(self):
         if self.descriptors:
@@ -225,16 +225,12 @@ class Rig:
                 for _ in range(size >> 22):
                     f.write(bytes(1 << 22))
                 os.fsync(f.fileno())
+        run(*MKFS[fs], image)
+        run("mount", "-t", fs, "-o", "loop", image, place)  # the loop device goes with the mount, whoever ends it
         try:
-            device = run("losetup", "--find", "--show", "--direct-io=on", image).strip()
+            run("losetup", "--direct-io=on", run("findmnt", "-n", "-o", "SOURCE", place).strip())
         except Trouble:
-            self.direct = False
-            device = run("losetup", "--find", "--show", image).strip()
-        try:
-            run(*MKFS[fs], device)
-            run("mount", "-t", fs, device, place)
-        finally:
-            run("losetup", "-d", device)  # goes with its mount
+            self.direct = False  # the filesystem below cannot; everything is cached twice then
 
     def mount(self, kind, fs=None, **kw):
         self.names += 1
@@ -252,8 +248,9 @@ class Rig:
         for m in reversed(self.mounts):
             m.kill()
         self.mounts = []
-        for fs, place in self.beds.items():
-            if fs != "here":
+        for fs in MKFS:
+            place = os.path.join(self.dir, fs)
+            if mounted(place):
                 umount(place, MNT_DETACH)
         self.beds = {}
 
@@ -319,6 +316,8 @@ class Case:
 def on_signals():
     """A signal becomes an exception, so that all is taken down."""
     def stop(number, _):
+        for s in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+            signal.signal(s, signal.SIG_IGN)
         raise KeyboardInterrupt(number)
     for s in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
         signal.signal(s, stop)

@@ -114,7 +114,7 @@ def table(result):
         rows.append([name, show("seconds", m.get("seconds")),
                      "-" if s["ratio"] is None else f"{s['ratio']:.2f}×",
                      "-" if s["spread"] is None else f"{s['spread']:.1f}×"] + [show(e, m.get(e)) for e in extra] +
-                    [show("cpu", m.get("cpu")), show("cpu", m["daemon"]) if m.get("peak") else "-",
+                    [show("cpu", m.get("cpu")), show("cpu", m.get("daemon")),
                      show("peak", m.get("peak"))])
     lines = [f"{result['case']}: {result['about']}"] + columns(rows)
     for name, why in result["skipped"].items():
