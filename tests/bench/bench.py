@@ -159,9 +159,11 @@ def measure(opt, rig, progress):
         results = []
         print(f"== {group}: {title}\n")
         for case in cases:
+            begin = time.monotonic()
             rounds, failed = run_case(rig, case, opt, progress)
             failures += failed
             result = stats.summary(case, rounds)
+            result["took"] = time.monotonic() - begin
             results.append(result)
             progress.clear()
             print("\n".join(stats.table(result)) + "\n", flush=True)

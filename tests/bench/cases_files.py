@@ -47,7 +47,7 @@ def shell(subject, argv, prepare=None):
 
 def fio(subject, words, quick):
     fs_kind, fs = PEERS[subject]
-    seconds, size = (1, 32) if quick else (5, 256)
+    length, size = ("400ms", 16) if quick else ("5s", 256)
 
     def go(c):
         m = c.mount(fs_kind, fs)
@@ -56,7 +56,7 @@ def fio(subject, words, quick):
         os.mkdir(top)
         m.calm()
         cmd = ["fio", "--name=mix", f"--directory={top}", f"--size={size}m", "--ioengine=psync", "--time_based",
-               f"--runtime={seconds}", "--group_reporting", "--output-format=json", f"--randseed={c.opt.seed}", *words]
+               f"--runtime={length}", "--group_reporting", "--output-format=json", f"--randseed={c.opt.seed}", *words]
         used = resource.getrusage(resource.RUSAGE_CHILDREN)
         daemon = cpu_of(m.pid) if m.pid else 0
         p = subprocess.run(cmd, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -87,8 +87,8 @@ def plain_case(name, about, make, goals=None):
 
 def plain(rig):
     quick = rig.opt.quick
-    size, count = (32 * MIB, 4000) if quick else (512 * MIB, 50000)
-    files = 500 if quick else 10000
+    size, count = (16 * MIB, 2000) if quick else (512 * MIB, 50000)
+    files = 300 if quick else 10000
 
     def file_case(name, about, kind, **args):
         return plain_case(name, about, lambda s: simple(s, kind, bytes=size, **args))
@@ -112,7 +112,7 @@ def plain(rig):
         file_case("read.cached", "4 KiB read in order from the cache", "read", block=4096),
         file_case("read.cold", "a file read in order from the disk, per 128 KiB", "read", block=MIB // 8, dropped=1, cold=1),
         plain_case("meta", "create, stat and unlink of files, per file",
-                   lambda s: simple(s, "meta", n=2000 if quick else 20000), meta),
+                   lambda s: simple(s, "meta", n=1000 if quick else 20000), meta),
         plain_case("untar", f"tar unpacks {files} files", lambda s: shell(
             s, lambda c: ["tar", "xf", sources.archive(c.rig, files, 6000), "-C", "{dir}"])),
         plain_case("git.clone", f"git clone of {files} files", lambda s: shell(

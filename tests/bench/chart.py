@@ -16,7 +16,7 @@ def color(subject):
 def draw(title, results, caveat):
     """results: as of stats.summary, of one group."""
     bars = []  # (y, what)
-    y = 58
+    y = 74
     ratios = []
     for r in results:
         for s in r["subjects"].values():
@@ -49,9 +49,9 @@ def draw(title, results, caveat):
            ".n{text-anchor:end}.s{fill:#475569;font-size:11px}line{stroke:#cbd5e1}</style>",
            '<rect width="100%" height="100%" fill="#fff"/>',
            f'<text x="8" y="24" class="t">{escape(title)}</text>',
-           f'<text x="8" y="42" class="s">Time relative to each case\'s reference (1×), logarithmic; shorter is faster. '
-           f'{escape(caveat)}</text>']
+           f'<text x="8" y="42" class="s">Time relative to each case\'s reference (1×), logarithmic; shorter is faster.</text>',
+           f'<text x="8" y="58" class="s">{escape(caveat)}</text>']
     for p in range(math.ceil(low), math.floor(high) + 1):
-        out.append(f'<line x1="{x(10.0 ** p):.1f}" y1="52" x2="{x(10.0 ** p):.1f}" y2="{height - 24}"/>'
+        out.append(f'<line x1="{x(10.0 ** p):.1f}" y1="68" x2="{x(10.0 ** p):.1f}" y2="{height - 24}"/>'
                    f'<text x="{x(10.0 ** p):.1f}" y="{height - 8}" class="s" text-anchor="middle">{10.0 ** p:g}×</text>')
     return "\n".join(out + bars + ["</svg>", ""])
