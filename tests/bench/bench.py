@@ -84,7 +84,7 @@ def machine(opt):
     where = opt.fs if opt.fs != "here" else "the filesystem of " + opt.dir
     under = subprocess.run(["stat", "-f", "-c", "%T", opt.dir], stdout=subprocess.PIPE, text=True, check=False).stdout.strip()
     if opt.fs != "here":
-        where += f" on a loop device in an image on {under}"
+        where += f" on a loop device in an image on {under}"  # ext4 calls itself by its older names
     return {"kernel": os.uname().release, "cores": cores, "processor": model, "filesystem": where,
             "load": [round(x, 2) for x in load], "busy": load[0] > 0.3 * cores}
 
@@ -200,13 +200,17 @@ def main():
     if opt.self_test:
         return selftest.main()
     if opt.list:
-        opt.dir = "/nonexistent"
-        return measure(opt, Rig(opt), Progress())
+        try:
+            return measure(opt, Rig(opt), Progress())
+        except Trouble as e:
+            print(f"bench.sh: {e}", file=sys.stderr)
+            return 2
     rigs.on_signals()
     os.makedirs(opt.out, exist_ok=True)
     os.makedirs(opt.dir, exist_ok=True)
     rig = Rig(opt)
     progress = Progress()
+    rig.tell = progress.show
     try:
         free = shutil.disk_usage(opt.dir).free >> 20
         need = 6000 if opt.quick else 26000

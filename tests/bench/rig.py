@@ -198,6 +198,7 @@ class Rig:
         self.made = {}  # trees, archives and repositories that cases share
         self.names = 0
         self.direct = True
+        self.tell = lambda text: None  # progress
 
     def bed(self, fs=None):
         """The directory of a filesystem of that kind; without root there is only the one that is there."""
@@ -222,7 +223,8 @@ class Rig:
             os.posix_fallocate(f.fileno(), 0, size)
             if fs == self.opt.fs and not self.opt.quick:
                 # Written once: else each first write to a block would cost the filesystem below some of its own.
-                for _ in range(size >> 22):
+                for i in range(size >> 22):
+                    self.tell(f"writing the disk image: {i * 4} of {size >> 20} MiB")
                     f.write(bytes(1 << 22))
                 os.fsync(f.fileno())
         run(*MKFS[fs], image)
