@@ -228,6 +228,10 @@ class Rig:
                     f.write(bytes(1 << 22))
                 os.fsync(f.fileno())
         run(*MKFS[fs], image)
+        fd = os.open(image, os.O_RDONLY)
+        os.fsync(fd)  # and out of the cache, where each direct write would have to look for it
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(fd)
         run("mount", "-t", fs, "-o", "loop", image, place)  # the loop device goes with the mount, whoever ends it
         try:
             run("losetup", "--direct-io=on", run("findmnt", "-n", "-o", "SOURCE", place).strip())
