@@ -320,7 +320,8 @@ int work_commit(void)
 	way->prepare(&j);
 	if (arg("bed"))
 		sync_fs(arg("bed"));
-	/* The first one does not count: it finds files that were made a moment ago, which are durable on the bed only. */
+	/* The first one does not count: it finds files that were made a moment ago, which are durable on the bed only.
+	 */
 	for (j.rep = 0; j.rep <= reps; j.rep++) {
 		if (j.rep == 1) {
 			total = commit = used = 0;
