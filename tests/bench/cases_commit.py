@@ -7,14 +7,14 @@ KINDS = {"txnfs": ("txnfs", None, "ambient"), "txnfs-named": ("txnfs", None, "na
          "git": ("plain", None, "git"), "btrfs-snapshot": ("plain", "btrfs", "btrfs"), "dir-swap": ("plain", None, "swap")}
 
 
-def runner(subject, n, over, reps):
+def runner(subject, n, over, reps, cold):
     kind, fs, how = KINDS[subject]
 
     def go(c):
         m = c.mount(kind, fs)
         place = c.place(m)
         return c.work(m, "commit", clean=place, how=how, dir=f"{m.mnt}/{place}", n=n, size=4096, over=int(over),
-                      reps=reps, ctl=m.ctl if kind == "txnfs" else None)
+                      reps=reps, cold=int(cold), ctl=m.ctl if kind == "txnfs" else None)
     return go
 
 
@@ -31,7 +31,7 @@ def commit_case(opt, n, over):
         goals.append(Goal("speed", 5 if n < 100 else 10, "rename", target=2))
     what = "overwritten" if over else "new"
     return Case(f"commit.{'over' if over else 'new'}.{n}", f"{n} {what} file{'s' if n > 1 else ''} of 4 KiB, durably as one",
-                {s: runner(s, n, over, slow.get(s, reps)) for s in subjects}, goals)
+                {s: runner(s, n, over, slow.get(s, reps), opt.quick and s in slow) for s in subjects}, goals)
 
 
 def commit(rig):

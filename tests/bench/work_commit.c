@@ -1,10 +1,11 @@
 /*
  * work_commit.c - storing n files durably as one unit, and many small units per second.
  *
- *	work commit how=HOW dir=DIRECTORY n=FILES size=BYTES reps=R [over=1] [ctl=FILE] [bed=DIRECTORY] [pid=DAEMON]
- *	work small how=HOW dir=DIRECTORY clients=N seconds=S [held=1] [ctl=FILE]
+ *	work commit how=HOW dir=DIRECTORY n=FILES size=BYTES reps=R [over=1] [cold=1] [ctl=FILE] [pid=DAEMON]
+ *	work small how=HOW dir=DIRECTORY clients=N seconds=S [held=1] [ctl=FILE] [pid=DAEMON]
  *
- * over=1: files that exist are overwritten, else they are new. bed is the directory to sync before the clock runs.
+ * over=1: files that exist are overwritten, else they are new. cold=1: no unit beforehand that does not count. Both
+ * take bed=DIRECTORY, to sync before the clock runs.
  */
 #include "work.h"
 
@@ -320,9 +321,8 @@ int work_commit(void)
 	way->prepare(&j);
 	if (arg("bed"))
 		sync_fs(arg("bed"));
-	/* The first one does not count: it finds files that were made a moment ago, which are durable on the bed only.
-	 */
-	for (j.rep = 0; j.rep <= reps; j.rep++) {
+	/* The first one does not count: it finds files made a moment ago, which are durable on the bed only. */
+	for (j.rep = arg_num("cold") ? 1 : 0; j.rep <= reps; j.rep++) {
 		if (j.rep == 1) {
 			total = commit = used = 0;
 			daemon_start();
