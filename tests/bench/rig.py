@@ -171,14 +171,25 @@ class Mounted:
         while self.kind != "plain" and mounted(self.mnt) and not umount(self.mnt, MNT_DETACH):
             pass
 
+    def busy(self):
+        """One of its threads runs, or waits for the disk."""
+        for tid in os.listdir(f"/proc/{self.pid}/task"):
+            try:
+                with open(f"/proc/{self.pid}/task/{tid}/stat", encoding="ascii", errors="replace") as f:
+                    if f.read().rpartition(")")[2].split()[0] in "RD":
+                        return True
+            except (FileNotFoundError, ProcessLookupError):
+                pass  # it has just ended
+        return False
+
     def calm(self, forget=True):
         """Wait until the daemon has nothing to do; forget: its peak memory counts from now on."""
         if not self.proc:
             return
-        last, still, end = 0.0, 0, time.monotonic() + 30
+        last, still, end = 0.0, 0, time.monotonic() + 120
         while still < 4 and time.monotonic() < end:
             used = cpu_of(self.pid)
-            still = still + 1 if used - last < 1e-4 else 0
+            still = still + 1 if used - last < 1e-4 and not self.busy() else 0
             last = used
             time.sleep(0.002)
         if forget:

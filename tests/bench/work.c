@@ -6,6 +6,7 @@
  */
 #include "work.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <ftw.h>
@@ -238,17 +239,42 @@ static double daemon_clock(void)
 	return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
 }
 
+/* One of its threads runs, or waits for the disk. */
+static bool daemon_busy(void)
+{
+	char dir[64];
+	struct dirent *de;
+	bool busy = false;
+	DIR *d;
+
+	snprintf(dir, sizeof(dir), "/proc/%s/task", must_arg("pid"));
+	d = opendir(dir);
+	if (!d)
+		fail("%s", dir);
+	while (!busy && (de = readdir(d))) {
+		FILE *f = *de->d_name == '.' ? NULL : fopen(path("%s/%s/stat", dir, de->d_name), "re");
+		char line[512], *end;
+
+		if (f && fgets(line, sizeof(line), f) && (end = strrchr(line, ')')))
+			busy = end[2] == 'R' || end[2] == 'D';
+		if (f)
+			fclose(f);
+	}
+	closedir(d);
+	return busy;
+}
+
 double rest(void)
 {
 	struct timespec pause = {.tv_nsec = 1000000};
-	double last = 0, quiet = now(), give_up = quiet + 30;
+	double last = 0, quiet = now(), give_up = quiet + 120;
 
 	for (int still = 0; still < 4 && now() < give_up;) {
 		double used = daemon_clock();
 
 		if (used < 0)
 			break;
-		still = used - last < 50e-6 ? still + 1 : 0;
+		still = used - last < 50e-6 && !daemon_busy() ? still + 1 : 0;
 		if (!still)
 			quiet = now();
 		last = used;

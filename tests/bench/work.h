@@ -49,8 +49,8 @@ void run(const char *const argv[], const char *cwd);
 void command(int ctl, const char *text);
 
 /*
- * Until the daemon (argument pid=) has no more to do for what was done before: its CPU clock stands still. Returns when
- * it began to stand still.
+ * Until the daemon (argument pid=) has no more to do for what was done before: its CPU clock stands still, and no
+ * thread waits for the disk. Returns when that began.
  */
 double rest(void);
 
