@@ -3,7 +3,7 @@
 #
 #	tests/run.sh                 everything
 #	tests/run.sh [--asan] NAME   one test: a unit (txn), a mount test or a group of them (basic.transfer_commits,
-#	                             posix), layers, or power; --asan: in the build with ASan and UBSan
+#	                             posix), layers, bench, or power; --asan: in the build with ASan and UBSan
 #
 # Each failed test comes with the command that repeats it. tests/crash.sh and tests/fuzz.sh are the long searches.
 set -uo pipefail
@@ -78,6 +78,17 @@ run_layers()
 	else
 		count 0 1 0
 		again+=("tests/layers.sh")
+	fi
+}
+
+# The benchmark itself is a command of its own: tests/bench.sh.
+run_bench()
+{
+	if tests/bench.sh --self-test; then
+		count 1 0 0
+	else
+		count 0 1 0
+		again+=("tests/bench.sh --self-test")
 	fi
 }
 
@@ -164,7 +175,7 @@ run_one()
 {
 	local option=$1 dir=$2 name=$3
 
-	if [ "$name" = layers ] || [ "$name" = power ]; then
+	if [ "$name" = layers ] || [ "$name" = bench ] || [ "$name" = power ]; then
 		"run_$name"
 		finish
 	fi
@@ -214,6 +225,7 @@ fi
 if [ -z "$asan" ]; then
 	step "layers"
 	run_layers
+	run_bench
 	step "building in build"
 	build_plain
 	step "units"
