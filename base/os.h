@@ -24,6 +24,8 @@ struct os {
 	int (*fdatasync)(void *ctx, int fd);
 	int (*fsync)(void *ctx, int fd); /* of a directory too: makes its names durable */
 	int (*ftruncate)(void *ctx, int fd, uint64_t size);
+	/* Give a file this size, with the space for it; what is new reads as zeros. -EOPNOTSUPP: not possible here. */
+	int (*allocate)(void *ctx, int fd, uint64_t size);
 	int (*size)(void *ctx, int fd, uint64_t *size);
 	int (*renameat)(void *ctx, int dir, const char *from, const char *to);
 	int (*unlinkat)(void *ctx, int dir, const char *name);

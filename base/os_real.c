@@ -54,6 +54,16 @@ static int real_ftruncate(void *ctx UNUSED, int fd, uint64_t size)
 	return SYSCALL(ftruncate(fd, (off_t)size));
 }
 
+static int real_allocate(void *ctx UNUSED, int fd, uint64_t size)
+{
+	int r;
+
+	do
+		r = fallocate(fd, 0, 0, (off_t)size) < 0 ? -errno : 0;
+	while (r == -EINTR);
+	return r == -ENOSYS ? -EOPNOTSUPP : r;
+}
+
 static int real_size(void *ctx UNUSED, int fd, uint64_t *size)
 {
 	struct stat st;
@@ -112,6 +122,7 @@ const struct os *os_real(void)
 		.fdatasync = real_fdatasync,
 		.fsync = real_fsync,
 		.ftruncate = real_ftruncate,
+		.allocate = real_allocate,
 		.size = real_size,
 		.renameat = real_renameat,
 		.unlinkat = real_unlinkat,

@@ -63,6 +63,7 @@ static bool takes_space(enum fault_call c)
 	case FAULT_os_openat:
 	case FAULT_os_pwritev:
 	case FAULT_os_ftruncate:
+	case FAULT_os_allocate:
 	case FAULT_os_renameat:
 		return true;
 	default:

@@ -510,6 +510,11 @@ static int o_ftruncate(void *ctx, int fd, uint64_t size)
 	return GATED_OS(FAULT_os_ftruncate, ftruncate(ctx, fd, size));
 }
 
+static int o_allocate(void *ctx, int fd, uint64_t size)
+{
+	return GATED_OS(FAULT_os_allocate, allocate(ctx, fd, size));
+}
+
 static int o_size(void *ctx, int fd, uint64_t *size)
 {
 	int r = GATED_OS(FAULT_os_size, size(ctx, fd, size));

@@ -36,7 +36,7 @@
 	store(rename) store(readdir) store(readlink) store(getattr) store(setattr) store(getxattr) store(listxattr)    \
 	store(setxattr) store(removexattr) store(open) store(read) store(write) store(fallocate) store(seek)           \
 	store(copy) store(sync) store(sync_all) store(reserve) store(seal) store(statfs)                               \
-	os(openat) os(close) os(pread) os(pwritev) os(fdatasync) os(fsync) os(ftruncate) os(size) os(renameat)         \
+	os(openat) os(close) os(pread) os(pwritev) os(fdatasync) os(fsync) os(ftruncate) os(allocate) os(size) os(renameat)         \
 	os(unlinkat) os(list)
 
 enum fault_call {

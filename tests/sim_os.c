@@ -160,6 +160,24 @@ static int so_ftruncate(void *ctx, int fd, uint64_t size)
 	return in ? 0 : -EBADF;
 }
 
+static int so_allocate(void *ctx, int fd, uint64_t size)
+{
+	struct sim *sim = ctx;
+	struct sim_inode *in;
+	int r = sim_change(sim, "os.allocate", "");
+
+	if (r)
+		return r;
+	SIM_LOCK(sim);
+	in = at_fd(sim, fd);
+	if (!in)
+		r = -EBADF;
+	else if (size > in->size)
+		r = sim_write(sim, in, NULL, (size_t)(size - in->size), in->size);
+	SIM_UNLOCK(sim);
+	return r;
+}
+
 static int so_size(void *ctx, int fd, uint64_t *size)
 {
 	struct sim_inode *in = at_fd(ctx, fd);
@@ -291,6 +309,7 @@ void sim_os_init(struct sim *sim)
 		.fdatasync = so_fdatasync,
 		.fsync = so_fsync,
 		.ftruncate = so_ftruncate,
+		.allocate = so_allocate,
 		.size = so_size,
 		.renameat = so_renameat,
 		.unlinkat = so_unlinkat,

@@ -299,6 +299,11 @@ static int sim_ftruncate(void *ctx, int fd, uint64_t size)
 	return r;
 }
 
+static int sim_allocate(void *ctx, int fd, uint64_t size)
+{
+	return sim_ftruncate(ctx, fd, size);
+}
+
 static int sim_size(void *ctx, int fd, uint64_t *size)
 {
 	struct simos *s = ctx;
@@ -367,6 +372,7 @@ struct simos *simos_new(uint64_t seed)
 		.fdatasync = sim_fdatasync,
 		.fsync = sim_fsync,
 		.ftruncate = sim_ftruncate,
+		.allocate = sim_allocate,
 		.size = sim_size,
 		.renameat = sim_renameat,
 		.unlinkat = sim_unlinkat,

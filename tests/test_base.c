@@ -289,7 +289,7 @@ static int count_names(void *arg, const char *name)
 static void test_os_real(void **state UNUSED)
 {
 	const struct os *os = os_real();
-	char dir[] = "/tmp/test_base.XXXXXX", buf[8];
+	char dir[] = "/tmp/test_base.XXXXXX", buf[16];
 	struct iovec iov[] = { { (void *)(uintptr_t)"abc", 3 }, { (void *)(uintptr_t)"def", 3 } };
 	uint64_t size;
 	int d, fd, n = 0;
@@ -308,6 +308,11 @@ static void test_os_real(void **state UNUSED)
 	assert_int_equal(os_pread_full(os, fd, buf, 7, 0), 0);
 	assert_memory_equal(buf, "\0abcdef", 7);
 	assert_int_equal(os_pread_full(os, fd, buf, 8, 0), -EIO);
+	assert_int_equal(os->allocate(os->ctx, fd, 9), 0);
+	assert_int_equal(os->size(os->ctx, fd, &size), 0);
+	assert_int_equal(size, 9);
+	assert_int_equal(os_pread_full(os, fd, buf, 9, 0), 0);
+	assert_memory_equal(buf, "\0abcdef\0\0", 9);
 	assert_int_equal(os->ftruncate(os->ctx, fd, 2), 0);
 	assert_int_equal(os->size(os->ctx, fd, &size), 0);
 	assert_int_equal(size, 2);

@@ -171,15 +171,26 @@ static void stop_threads(struct txn_engine *eng)
 	pthread_mutex_unlock(&eng->lock);
 	pthread_join(eng->installer, NULL);
 	pthread_join(eng->checkpointer, NULL);
+	wal_warm_stop(eng->wal);
+	pthread_join(eng->warmer, NULL);
 	eng->threads = false;
+}
+
+static void *warmer(void *arg)
+{
+	wal_warm(((struct txn_engine *)arg)->wal);
+	return NULL;
 }
 
 static int start_threads(struct txn_engine *eng)
 {
-	int r = pthread_create(&eng->installer, NULL, txn_installer, eng);
+	int r = pthread_create(&eng->warmer, NULL, warmer, eng);
 
 	if (r)
 		return -r;
+	r = pthread_create(&eng->installer, NULL, txn_installer, eng);
+	if (r)
+		goto fail;
 	r = pthread_create(&eng->checkpointer, NULL, txn_checkpointer, eng);
 	if (r) {
 		pthread_mutex_lock(&eng->lock);
@@ -187,10 +198,14 @@ static int start_threads(struct txn_engine *eng)
 		pthread_cond_broadcast(&eng->work);
 		pthread_mutex_unlock(&eng->lock);
 		pthread_join(eng->installer, NULL);
-		return -r;
+		goto fail;
 	}
 	eng->threads = true;
 	return 0;
+fail:
+	wal_warm_stop(eng->wal);
+	pthread_join(eng->warmer, NULL);
+	return -r;
 }
 
 /* Let go of all transactions, as a crash would. */

@@ -321,7 +321,7 @@ struct txn_engine {
 	_Atomic uint64_t forgotten_gen;
 	uint64_t last_checkpoint; /* [lock] wal_end then */
 	pthread_mutex_t checkpoint_lock; /* one at a time; before commit_gate */
-	pthread_t installer, checkpointer;
+	pthread_t installer, checkpointer, warmer;
 	bool threads;
 	struct txn_waits waits;
 };

@@ -5,6 +5,7 @@
  *   segment.c  the table of segments and their files: load, create, recycle, drop
  *   scan.c     visiting records, finding the end, telling a torn tail from damage
  *   wal.c      open, start, append, force, trim, read
+ *   warm.c     in the background: writing what is allocated only, before it is used
  *
  * Lock order: wal.files, then wal.lock. `files` serialises work on the directory (create, recycle, drop) and may be
  * held across slow calls; `lock` is held across one pwritev at most.
@@ -84,6 +85,7 @@ struct wal_segment {
 	unsigned refs;       /* lock; users of fd that do not hold the lock */
 	bool gone;           /* lock; out of the table: the last user frees it */
 	uint64_t used;       /* lock; wal.tick of the last use */
+	uint64_t written;    /* lock; up to here the file has been written once; the rest may be allocated only (warm.c) */
 };
 
 struct wal {
@@ -107,6 +109,8 @@ struct wal {
 	bool started, failed;    /* lock */
 	bool forcing;            /* lock; a leader is at work */
 	struct wal_stats st;     /* lock */
+	pthread_cond_t cold;     /* lock; there is something for wal_warm to do */
+	bool cool;               /* lock; wal_warm is to end */
 
 	/* Set by wal_open and wal_scan, which are called by one thread before wal_start. */
 	int trouble;             /* what is wrong with the files, 0: nothing */
@@ -138,6 +142,7 @@ void wal_seghdr_encode(const struct wal_seghdr *h, uint8_t out[WAL_SEGMENT_HEADE
 int wal_seghdr_decode(const uint8_t in[WAL_SEGMENT_HEADER], struct wal_seghdr *h);
 
 /* segment.c */
+int wal_seg_zero(struct wal *wal, int fd, uint64_t from, uint64_t to);
 void wal_seg_name(uint64_t number, char name[WAL_NAME_SIZE]);
 /* Read the directory into the table. Damage is noted in wal.trouble; the result is about the environment only. */
 int wal_seg_load(struct wal *wal);

@@ -203,7 +203,7 @@ static int load_one(struct wal *wal, uint64_t number, bool size_known)
 	seg = malloc(sizeof(*seg));
 	if (!seg)
 		return -ENOMEM;
-	*seg = (struct wal_segment){ .h.number = number, .fd = -1 };
+	*seg = (struct wal_segment){ .h.number = number, .fd = -1, .written = WAL_SEGMENT_MAX };
 	r = wal_seg_get(wal, seg);
 	if (r == -ENOENT && wal->read_only) {
 		/* Recycled by the process that writes the log. */
@@ -307,18 +307,18 @@ static int write_header(struct wal *wal, int fd, const struct wal_seghdr *h)
 	return os_pwritev_full(wal->os, fd, &iov, 1, 0);
 }
 
-static int write_zeros(struct wal *wal, int fd)
+int wal_seg_zero(struct wal *wal, int fd, uint64_t from, uint64_t to)
 {
 	static uint8_t zeros[64 << 10];
 	struct iovec iov[16];
-	uint64_t off = 0;
+	uint64_t off = from;
 
-	while (off < wal->segment_size) {
+	while (off < to) {
 		int n = 0, r;
 		uint64_t end = off;
 
-		for (; n < (int)ARRAY_LEN(iov) && end < wal->segment_size; n++) {
-			size_t len = (size_t)base_min_u64(sizeof(zeros), wal->segment_size - end);
+		for (; n < (int)ARRAY_LEN(iov) && end < to; n++) {
+			size_t len = (size_t)base_min_u64(sizeof(zeros), to - end);
 
 			iov[n] = (struct iovec){ zeros, len };
 			end += len;
@@ -373,6 +373,7 @@ int wal_seg_create(struct wal *wal, uint64_t number, uint64_t prev_end)
 	struct wal_seghdr h = new_header(wal, number, prev_end);
 	const struct os *os = wal->os;
 	struct wal_segment *seg;
+	bool cold;
 	int fd, r;
 
 	r = table_reserve(wal);
@@ -386,7 +387,11 @@ int wal_seg_create(struct wal *wal, uint64_t number, uint64_t prev_end)
 		free(seg);
 		return fd;
 	}
-	r = write_zeros(wal, fd);
+	/* Writing it would take as long as what it is for; warm.c does so when there is time. */
+	r = os->allocate(os->ctx, fd, wal->segment_size);
+	cold = r == 0;
+	if (r == -EOPNOTSUPP)
+		r = wal_seg_zero(wal, fd, 0, wal->segment_size);
 	if (r == 0)
 		r = publish(wal, fd, &h);
 	if (r) {
@@ -395,9 +400,10 @@ int wal_seg_create(struct wal *wal, uint64_t number, uint64_t prev_end)
 		free(seg);
 		return r;
 	}
-	*seg = (struct wal_segment){ .h = h, .fd = fd };
+	*seg = (struct wal_segment){ .h = h, .fd = fd, .written = cold ? WAL_SEGMENT_HEADER : wal->segment_size };
 	pthread_mutex_lock(&wal->lock);
 	count_open(wal);
+	pthread_cond_signal(&wal->cold);
 	pthread_mutex_unlock(&wal->lock);
 	table_insert(wal, seg);
 	return 0;
@@ -437,6 +443,9 @@ int wal_seg_recycle(struct wal *wal, struct wal_segment *seg, uint64_t number, u
 	}
 	seg->h = h;
 	table_insert(wal, seg);
+	pthread_mutex_lock(&wal->lock);
+	pthread_cond_signal(&wal->cold);
+	pthread_mutex_unlock(&wal->lock);
 	return 0;
 }
 

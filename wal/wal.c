@@ -23,6 +23,7 @@ int wal_open(const struct os *os, int dirfd, const struct wal_options *opt, stru
 	pthread_mutex_init(&wal->files, NULL);
 	pthread_mutex_init(&wal->lock, NULL);
 	pthread_cond_init(&wal->forced, NULL);
+	base_cond_init(&wal->cold);
 
 	r = wal_seg_load(wal);
 	if (r)
@@ -53,6 +54,7 @@ void wal_close(struct wal *wal)
 	wal_seg_unload(wal);
 	free(wal->segs);
 	pthread_cond_destroy(&wal->forced);
+	pthread_cond_destroy(&wal->cold);
 	pthread_mutex_destroy(&wal->lock);
 	pthread_mutex_destroy(&wal->files);
 	free(wal);
@@ -181,6 +183,7 @@ int wal_start(struct wal *wal)
 	pthread_mutex_lock(&wal->lock);
 	wal->end = wal->durable = wal_seg_start(wal, wal->cur->h.number) + WAL_SEGMENT_HEADER;
 	wal->started = true;
+	pthread_cond_signal(&wal->cold);
 	pthread_mutex_unlock(&wal->lock);
 out:
 	pthread_mutex_unlock(&wal->files);
@@ -233,6 +236,7 @@ static int next_segment(struct wal *wal)
 		if (r)
 			return r;
 	}
+	wal->cur->written = wal->segment_size; /* or never will be */
 	wal->cur = next;
 	wal->end = wal_seg_start(wal, next->h.number) + WAL_SEGMENT_HEADER;
 	return 0;
