@@ -11,7 +11,7 @@ from ._atomic import AtomicTransaction, atomic, current, on_commit, path
 from ._atomic import open_ as open
 from ._control import Prepared, commit_prepared, find_mount, prepared, rollback_prepared
 from ._errors import (AlreadyInTransaction, Conflict, Deadlock, Disconnected, Error, InUse, LimitExceeded, NoSpace,
-                      NotFound, NotInTransaction, NotPermitted, NotSupported, OutcomeUnknown, OutsideTransaction,
+                      NotFound, NotInTransaction, NotMounted, NotPermitted, NotSupported, OutcomeUnknown, OutsideTransaction,
                       ReadOnly, RolledBack, SerializationFailure, TransactionError)
 from ._retry import retry
 from ._transaction import Transaction
@@ -19,7 +19,7 @@ from ._transaction import Transaction
 __version__ = "1.0"
 __all__ = [
     "AlreadyInTransaction", "AtomicTransaction", "Conflict", "Deadlock", "Disconnected", "Error", "InUse",
-    "LimitExceeded", "NoSpace", "NotFound", "NotInTransaction", "NotPermitted", "NotSupported", "OutcomeUnknown",
+    "LimitExceeded", "NoSpace", "NotFound", "NotInTransaction", "NotMounted", "NotPermitted", "NotSupported", "OutcomeUnknown",
     "OutsideTransaction", "Prepared", "ReadOnly", "RolledBack", "SerializationFailure", "Transaction",
     "TransactionError", "atomic", "commit_prepared", "current", "find_mount", "on_commit", "open", "path", "prepared",
     "retry", "rollback_prepared",

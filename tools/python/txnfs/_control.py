@@ -31,7 +31,7 @@ def find_mount(path: StrPath, control: str = CONTROL) -> str:
                 raise
         up = os.path.dirname(at)
         if up == at:
-            raise _errors.NotFound(errno.ENOENT, f"{start} is not in a txnfs mount (there is no {control}/ctl): "
+            raise _errors.NotMounted(errno.ENOENT, f"{start} is not in a txnfs mount (there is no {control}/ctl): "
                                    "mount it, or say control= if the mount has another name for it")
         at = up
 
@@ -51,18 +51,22 @@ def answer(f: io.FileIO) -> str:
         return ""
 
 
+def ended(e: OSError, path: str) -> _errors.Error:
+    """The exception for a transaction's control file that cannot be opened."""
+    if e.errno == errno.ENOENT:
+        return _errors.NotInTransaction(errno.ENOTCONN, f"{path} is not there any more: the transaction was ended by someone "
+                                        "else, by a timeout or with the mount, and nothing of it was committed")
+    if e.errno in (errno.ENOTCONN, errno.ECONNABORTED):
+        return _errors.Disconnected(e.errno, "the txnfs daemon has ended")
+    return _errors.from_answer(e.errno or 0, f"error: {path}: {e.strerror}")
+
+
 def open_ctl(path: str) -> io.FileIO:
     """An object, no number, so that an interrupt between two steps does not leave a descriptor behind."""
     try:
         return io.FileIO(path, "r+")
     except OSError as e:
-        if e.errno == errno.ENOENT:
-            raise _errors.NotInTransaction(errno.ENOTCONN, f"{path} is not there any more: the transaction was ended by "
-                                           "someone else, by a timeout or with the mount, and nothing of it was "
-                                           "committed") from None
-        if e.errno in (errno.ENOTCONN, errno.ECONNABORTED):
-            raise _errors.Disconnected(e.errno, "the txnfs daemon has ended") from None
-        raise _errors.from_answer(e.errno or 0, f"error: {path}: {e.strerror}") from None
+        raise ended(e, path) from None
 
 
 def write(f: io.FileIO, text: str) -> str:

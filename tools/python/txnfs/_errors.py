@@ -46,7 +46,11 @@ class AlreadyInTransaction(Error):
 
 
 class NotFound(Error):
-    """ENOENT: no such savepoint, nothing prepared by that name, or no txnfs mount there."""
+    """ENOENT: no such savepoint, or nothing prepared by that name."""
+
+
+class NotMounted(NotFound):
+    """ENOENT: there is no txnfs mount."""
 
 
 class InUse(Error):

@@ -185,8 +185,20 @@ class Transaction:
         """What it has changed: lines as in .txn/NAME/changes (`A new`, `D gone`, `M other`). Named ones only."""
         if self.name is None:
             raise TypeError("an ambient transaction has no list of changes")
-        with open(os.path.join(self._dir, "changes"), encoding="utf-8", errors="surrogateescape") as f:
-            return f.read().splitlines()
+        return self._read("changes").splitlines()
+
+    def untouched(self) -> bool:
+        """It has changed nothing up to now, not even what was rolled back since. Named ones only."""
+        if self.name is None:
+            raise TypeError("an ambient transaction has no status of its own")
+        return "\noperations: 0\n" in self._read("status")
+
+    def _read(self, name: str) -> str:
+        try:
+            with open(os.path.join(self._dir, name), encoding="utf-8", errors="surrogateescape") as f:
+                return f.read()
+        except OSError as e:
+            raise _control.ended(e, self._dir) from None
 
     def explain(self, e: OSError) -> Optional[_errors.Error]:
         """The exception with the daemon's line for an error of a file operation; None when the daemon knows nothing of it."""
