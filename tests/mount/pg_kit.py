@@ -1,5 +1,8 @@
-"""The database of test_django.py: SQLite, or with TXNFS_PG=1 a PostgreSQL cluster that tests/django.sh has started."""
+"""The database of test_django.py: SQLite, or the PostgreSQL cluster that tests/django.sh has started."""
 import os
+import signal
+
+from harness import Skip, wait_until
 
 
 def database(t):
@@ -16,3 +19,43 @@ def database(t):
         cursor.execute(f'CREATE DATABASE "{name}"')
     c.close()
     return {"ENGINE": "txnfs.django.backends.postgresql", "NAME": name, "HOST": socket, "USER": "txnfs"}
+
+
+def needed():
+    if not os.environ.get("TXNFS_PG_SOCKET"):
+        raise Skip("tests/django.sh runs it, with a PostgreSQL server")
+
+
+def connect(database):
+    """A connection beside Django's, in autocommit mode."""
+    import psycopg2
+    c = psycopg2.connect(host=database["HOST"], dbname=database["NAME"], user=database["USER"])
+    c.autocommit = True
+    return c
+
+
+def sql(c, text, *args):
+    with c.cursor() as cursor:
+        cursor.execute(text, args)
+        return cursor.fetchall() if cursor.description else None
+
+
+def crash():
+    """The server dies at once; tests/django.sh starts it again."""
+    def pid():
+        try:
+            with open(os.path.join(os.environ["TXNFS_PG_SOCKET"], "data/postmaster.pid")) as f:
+                return int(f.readline())
+        except (FileNotFoundError, ValueError):
+            return None
+
+    def answers():
+        import psycopg2
+        try:
+            psycopg2.connect(host=os.environ["TXNFS_PG_SOCKET"], dbname="postgres", user="txnfs").close()
+            return pid() not in (None, old)
+        except psycopg2.OperationalError:
+            return False
+    old = pid()
+    os.kill(old, signal.SIGQUIT)
+    wait_until(answers, 10, "the server")

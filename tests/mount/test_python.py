@@ -813,6 +813,31 @@ def test_death_rolls_back(t):
     equal(ls(m.mnt), [])
 
 
+def test_killed_before_it_had_an_owner(t):
+    """It leaves an empty transaction, which the next process takes away; those of the living stay."""
+    m = t.mount()
+
+    def dies():
+        def command(path, text):
+            os._exit(0)
+        txnfs._control.command = command
+        txnfs.Transaction(m.mnt)
+    pid = os.fork()
+    if pid == 0:
+        dies()
+    os.waitpid(pid, 0)
+    (left,) = named_open(m.mnt)
+    check(f"-{pid}-" in left, left)
+    with txnfs.atomic(m.mnt) as mine:
+        equal(named_open(m.mnt), [mine.name])
+
+        def other():
+            with txnfs.atomic(m.mnt) as tx:
+                return sorted(named_open(m.mnt)) == sorted([mine.name, tx.name])
+        check(in_child(other), "the living's stay")
+    at_rest(m)
+
+
 where = [""]
 
 

@@ -6,7 +6,7 @@ import os
 import pathlib
 import secrets
 import threading
-from typing import IO, Any, List, Optional
+from typing import IO, Any, List, Optional, Set, Tuple
 
 from . import _control, _errors
 from ._control import StrPath
@@ -20,6 +20,39 @@ def within(directory: str, path: str) -> Optional[str]:
         return ""
     head = directory if directory.endswith("/") else directory + "/"
     return path[len(head):] if path.startswith(head) else None
+
+
+_swept: Set[Tuple[int, str]] = set()  # by this process (after a fork), of this mount
+
+
+def _own_prefix() -> str:
+    """Of the names of this package's transactions: in which pid namespace the process number counts."""
+    try:
+        return f"py-{os.stat('/proc/self/ns/pid').st_ino}-"
+    except OSError:
+        return "py-0-"
+
+
+def _sweep(base: str) -> None:
+    """
+    Once in a process: a process that was killed after it had made its transaction, and before it had told whose it is, has
+    left it. It is empty; the numbers of processes that are alive are left alone.
+    """
+    key = (os.getpid(), base)
+    prefix = _own_prefix()
+    if key in _swept or prefix == "py-0-":
+        return
+    _swept.add(key)
+    try:
+        for name in os.listdir(base):
+            rest = name[len(prefix):].split("-")
+            if name.startswith(prefix) and len(rest) == 2 and rest[0].isdigit() and not os.path.exists(f"/proc/{rest[0]}"):
+                try:
+                    os.rmdir(os.path.join(base, name))
+                except OSError:
+                    pass  # another user's, or swept by someone else
+    except OSError:
+        pass
 
 
 class Transaction:
@@ -51,7 +84,8 @@ class Transaction:
             self._begin_ambient(words)
             self.state = ACTIVE
         else:
-            self.name = name or f"py-{self._pid}-{secrets.token_hex(6)}"
+            _sweep(self._base)
+            self.name = name or f"{_own_prefix()}{self._pid}-{secrets.token_hex(6)}"
             if "/" in self.name or self.name in (".", ".."):
                 raise ValueError(f"name={name!r}: the name of a directory, without slashes")
             self._dir = os.path.join(self._base, self.name)
