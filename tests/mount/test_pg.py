@@ -152,6 +152,36 @@ def test_connection_broken_during_commit(t):
     at_rest(m)
 
 
+def test_connection_lost_while_the_server_commits(t):
+    """The client gets an error and cannot know: nothing is rolled back, and what the server decides holds for the files."""
+    m, settings = ready(t)
+    import socket
+    import threading
+    from django.db import OperationalError, connection
+    from txnfs.django import files
+    import txnfs
+    files.IN_FLIGHT = 0
+    slow = SlowCommit(settings)
+    connection.ensure_connection()
+    line = socket.socket(fileno=os.dup(connection.connection.fileno()))
+
+    def cut():
+        wait_until(slow.waiting, 5, "a COMMIT that stands")
+        line.shutdown(socket.SHUT_RDWR)
+        line.close()
+    x = threading.Thread(target=cut)
+    x.start()
+    raises(OperationalError, kit.place, 1)
+    x.join()
+    equal(len(txnfs.prepared(m.mnt)), 1, "in doubt")
+    connection.ensure_connection()
+    equal(len(txnfs.prepared(m.mnt)), 1, "the server is still about to commit")
+    slow.release()
+    wait_until(lambda: (kit.fresh(), connection.ensure_connection(), not txnfs.prepared(m.mnt))[-1], 5, "recovery")
+    equal(kit.orders(m), [1])
+    at_rest(m)
+
+
 def test_levels(t):
     """REPEATABLE READ and SERIALIZABLE: decisions do not depend on snapshots, and a failure at the commit takes both back."""
     from psycopg2 import extensions

@@ -1,5 +1,6 @@
 """The Python package on a real mount: blocks, savepoints, threads, tasks, forks, interrupts, errors, and its manual."""
 import asyncio
+import contextvars
 import errno
 import gc
 import linecache
@@ -9,7 +10,7 @@ import sys
 import threading
 import time
 
-from harness import Skip, check, ctl, equal, exists, in_child, ls, named_open, quick, read, wait_until, write
+from harness import NOBODY, Skip, check, ctl, equal, exists, in_child, ls, named_open, needs_root, quick, read, wait_until, write
 from docs import PACKAGE, PYTHON, ROOT, blocks, run_python
 
 sys.dont_write_bytecode = True
@@ -275,6 +276,8 @@ def test_paths(t):
         raises(ValueError, tx.open, t.path("elsewhere"))
         equal(txnfs.open(t.path("elsewhere")).read(), "e")
         equal(str(txnfs.path(t.path("elsewhere"))), t.path("elsewhere"))
+        with txnfs.open(os.fsencode(m("v")), "rb", 0) as raw:
+            equal(txnfs.open(os.dup(raw.fileno())).read(), "")
         tx.set_rollback(True)
     equal(txnfs.path("x"), tx.path.__class__("x"))
 
@@ -391,6 +394,50 @@ def test_threads(t):
         equal(tx.changes(), ["A by thread"], "threads have transactions of their own, and may use this one")
     equal(errors, [])
     equal(sorted(ls(m.mnt)), sorted(["shared", "by thread"] + [f"t{i}-{k}" for i in range(4) for k in (0, 2, 4)]))
+    at_rest(m)
+
+
+def test_threads_inside_a_block(t):
+    """Threads that take the context with them: inner blocks one at a time."""
+    m = t.mount()
+    inside, leave = threading.Event(), threading.Event()
+    found = []
+
+    def first():
+        with txnfs.atomic(m.mnt) as tx:
+            tx.open("first", "w").close()
+            inside.set()
+            leave.wait()
+
+    def second():
+        inside.wait()
+        found.append(raises(txnfs.TransactionError, txnfs.atomic(m.mnt).__enter__))
+        leave.set()
+    with txnfs.atomic(m.mnt) as tx:
+        threads = [threading.Thread(target=contextvars.copy_context().run, args=(fn,)) for fn in (first, second)]
+        for x in threads:
+            x.start()
+        for x in threads:
+            x.join()
+        equal((len(found), tx.changes()), (1, ["A first"]))
+        # Savepoints, files and names from many threads at once: nothing is lost, and the transaction stays whole.
+        errors = []
+
+        def many(i):
+            try:
+                for k in range(10):
+                    (tx.path / f"m{i}-{k}").write_text("1")
+                    tx.savepoint(f"s{i}")
+                    tx.on_commit(lambda: None)
+            except BaseException as e:
+                errors.append(e)
+        threads = [threading.Thread(target=many, args=(i,)) for i in range(4)]
+        for x in threads:
+            x.start()
+        for x in threads:
+            x.join()
+        equal(errors, [])
+    equal(len(ls(m.mnt)), 41)
     at_rest(m)
 
 
@@ -518,6 +565,7 @@ def ambient_block(m, fail=False, **kw):
         equal(txnfs.path(os.path.join(m, "a")), tx.path / "a")
         if fail:
             raise Oops
+        in_child(put, os.path.join(m, "by child"), "1")
         try:
             with txnfs.atomic(m):
                 write(os.path.join(m, "c"), "1")
@@ -532,7 +580,7 @@ def test_ambient(t):
     raises(Oops, in_child, ambient_block, m.mnt, True)
     equal(ls(m.mnt), [])
     in_child(ambient_block, m.mnt)
-    equal(sorted(ls(m.mnt)), ["a", "b"])
+    equal(sorted(ls(m.mnt)), ["a", "b", "by child"])
 
     def in_thread():
         done = threading.Event()
@@ -596,6 +644,25 @@ def test_conflicts(t):
     holder.rollback()
     equal(holder.state, "rolled back")
     equal(read(m("f")), b"0")
+    at_rest(m)
+
+
+@needs_root
+def test_begin_refused(t):
+    m = t.mount(options="max_transactions=1")
+
+    def limited():
+        with txnfs.atomic(m.mnt):
+            return str(raises(txnfs.LimitExceeded, txnfs.Transaction, m.mnt))
+    text = in_child(limited, uid=NOBODY)  # root has no limits
+    check("max_transactions" in text or "1" in text, text)
+    with txnfs.atomic(m.mnt, name="roots") as tx:
+        e = in_child(raises, txnfs.NotPermitted, txnfs._control.command, tx._ctl, "commit", uid=NOBODY)
+        check(tx.name in str(e), str(e))
+    e = raises(txnfs.Error, txnfs.Transaction, m.mnt, name="ctl")
+    check("ctl" in str(e), str(e))
+    raises(ValueError, txnfs.Transaction, m.mnt, name="a/b")
+    raises(ValueError, txnfs.Transaction, m.mnt, name="x", ambient=True)
     at_rest(m)
 
 

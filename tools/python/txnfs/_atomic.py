@@ -106,6 +106,7 @@ class _Ref:
         self.mount = level.tx.mount
         self.device = level.tx._device
         self.pid = level.tx._pid
+        self.ambient = level.tx.ambient
         self.thread = threading.get_ident()
 
     def level(self) -> Optional[_Level]:
@@ -523,6 +524,8 @@ async def _in_thread(fn: Callable[[], None]) -> None:
         except asyncio.CancelledError as e:
             cancelled = e
         except BaseException:
+            if not done.done():  # the coroutine is closed; the thread comes to its end without it
+                raise
             break
     error = done.exception()
     if error is not None:
@@ -531,13 +534,13 @@ async def _in_thread(fn: Callable[[], None]) -> None:
         raise cancelled
 
 
-def path(p: StrPath) -> pathlib.Path:
+def path(p: Union[StrPath, bytes]) -> pathlib.Path:
     """
     Where the calling code has to look for p: in the transaction of the block that it is in, if p lies in its mount; else p
     itself. Inside, it is a path that any thread and child process may use until the transaction ends.
     """
     ref = _here()
-    name = os.fspath(p)
+    name = os.fsdecode(p)
     if ref is None:
         return pathlib.Path(name)
     at = os.path.abspath(name)
@@ -546,9 +549,11 @@ def path(p: StrPath) -> pathlib.Path:
         while at_ref is not None:
             if _transaction.within(at_ref.mount, candidate) is not None:
                 level = at_ref.level()
-                if level is None:
-                    _refuse_ended(at_ref, name)
-                return level.tx.resolve(candidate)
+                if level is not None:
+                    return level.tx.resolve(candidate)
+                if at_ref.ambient and at_ref.pid != os.getpid():
+                    return pathlib.Path(name)  # a child is a member
+                _refuse_ended(at_ref, name)
             at_ref = at_ref.before
     return pathlib.Path(name)
 
@@ -560,10 +565,12 @@ def _refuse_ended(ref: _Ref, name: str) -> NoReturn:
     raise _errors.TransactionError(f"{name}: the transaction in which this task was started has ended")
 
 
-def open_(file: StrPath, mode: str = "r", **kw: Any) -> Any:
+def open_(file: Union[StrPath, bytes, int], mode: str = "r", *args: Any, **kw: Any) -> Any:
     """The built-in open() for a path(): in the transaction of the block that the calling code is in."""
+    if isinstance(file, int) or _current.get() is None:
+        return open(file, mode, *args, **kw)
     try:
-        return open(path(file), mode, **kw)
+        return open(path(file), mode, *args, **kw)
     except OSError as e:
         tx = current()
         better = tx.explain(e) if tx is not None else None

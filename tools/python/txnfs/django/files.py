@@ -205,9 +205,12 @@ class Files:
                     c.close()
             raise
         self._in_commit = False
+        decided = bool(self._rows)
         self._owed.update(self._rows)
         self._deleting = []
         self._forget()
+        if not decided:
+            return
         try:
             step("decided")
             self._pay()
@@ -215,6 +218,10 @@ class Files:
             self._clean(db_commit)
         except BaseException:
             c.run_on_commit = []  # interrupted: they must not be called for the next transaction
+            try:
+                c.connection.rollback()
+            except Exception:
+                c.errors_occurred = True
             raise
 
     def _prepare(self) -> None:
