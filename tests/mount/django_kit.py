@@ -5,9 +5,10 @@ processes that stop or die between the steps of a commit.
 import os
 import signal
 import sys
+import time
 
 from docs import PACKAGE
-from harness import Skip, check, equal, exists, in_child, ls, read
+from harness import Skip, check, equal, exists, in_child, ls, named_open, read, wait_until
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, PACKAGE)
@@ -163,3 +164,58 @@ class Paused:
         os.kill(self.pid, signal.SIGKILL)
         os.close(self.go_w)
         os.waitpid(self.pid, 0)
+
+
+def random_kills(t, m, seconds, crash=None):
+    """Clients that place orders, killed at any time with or without the daemon or the database; crash ends the latter."""
+    import txnfs
+    from django.db import connection
+    from txnfs.django import files
+    files.IN_FLIGHT = 0
+    end = time.monotonic() + seconds
+    rounds, number, killed = 0, 0, {}
+    while time.monotonic() < end:
+        rounds += 1
+        fresh()
+        pids = [_client(number + 1000 * i) for i in range(3)]
+        number += 3000
+        time.sleep(t.rng.uniform(0.05, 0.4))
+        what = t.rng.choice(["client"] * 3 + ["daemon"] + ["server"] * bool(crash))
+        killed[what] = killed.get(what, 0) + 1
+        if what == "daemon":
+            m.kill9()
+        elif what == "server":
+            crash()
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        if what == "daemon":
+            m.start()
+        in_child(lambda: txnfs.Transaction(m.mnt).rollback())  # one may have been killed before it had an owner
+        wait_until(lambda: not named_open(m.mnt), 5, "the rollback of what was open")
+
+        def recovered():
+            """A server may still be about to commit for the dead."""
+            files._started.clear()
+            fresh()
+            connection.ensure_connection()
+            return not txnfs.prepared(m.mnt)
+        wait_until(recovered, 10, "the end of all doubt")
+        done = orders(m)
+    check(len(done) > 10, len(done))
+    t.note(f"{rounds} rounds, {len(done)} orders, killed: {killed}")
+
+
+def _client(number):
+    pid = os.fork()
+    if pid == 0:
+        from django.db import connection
+        try:
+            for i in range(1000):
+                try:
+                    place(number + i)
+                except Exception:
+                    connection.close()
+        finally:
+            os._exit(0)
+    return pid

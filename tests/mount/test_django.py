@@ -521,6 +521,14 @@ def test_killed_between_each_two_steps(t):
     at_rest(m)
 
 
+@deadline(600)
+def test_random_kills(t):
+    """Clients that place orders, and the daemon, killed at any time. TXNFS_LONG=1: five minutes."""
+    m = ready(t, "lock_timeout=1")
+    os.mkdir(m("media/invoices"))
+    kit.random_kills(t, m, 300 if os.environ.get("TXNFS_LONG") else 4)
+
+
 def test_daemon_killed_between_each_two_steps(t):
     """The mount crashes; before the decision both are rolled back, after it the files come with the next mount."""
     m = ready(t)

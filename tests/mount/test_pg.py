@@ -1,11 +1,10 @@
 """What Django's two commits do when PostgreSQL itself is in trouble. tests/django.sh runs it, one test at a time."""
 import os
 import signal
-import time
 
 import django_kit as kit
 import pg_kit
-from harness import check, deadline, equal, exists, ls, named_open, patience, wait_until
+from harness import check, deadline, equal, patience, wait_until
 from test_django import at_rest, raises
 
 
@@ -239,49 +238,5 @@ def test_row_locks_hold_between_processes(t):
 @deadline(600)
 def test_random_kills(t):
     """Clients that place orders, killed at any time; sometimes the daemon, sometimes the server. TXNFS_LONG=1: five minutes."""
-    m, settings = ready(t, "lock_timeout=1")
-    import txnfs
-    from txnfs.django import files
-    files.IN_FLIGHT = 0
-    from django.db import connection
-    end = time.monotonic() + (300 if os.environ.get("TXNFS_LONG") else 8)
-    rounds, number, killed = 0, 0, {"client": 0, "daemon": 0, "server": 0}
-    while time.monotonic() < end:
-        rounds += 1
-        kit.fresh()
-        pids = []
-        for _ in range(3):
-            pid = os.fork()
-            if pid == 0:
-                try:
-                    for i in range(1000):
-                        try:
-                            kit.place(number + i)
-                        except Exception:
-                            connection.close()
-                finally:
-                    os._exit(0)
-            pids.append(pid)
-            number += 1000
-        time.sleep(t.rng.uniform(0.05, 0.4))
-        what = t.rng.choice(("client", "client", "client", "daemon", "server"))
-        killed[what] += 1
-        if what == "daemon":
-            m.kill9()
-        elif what == "server":
-            pg_kit.crash()
-        for pid in pids:
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-        if what == "daemon":
-            m.start()
-        kit.in_child(lambda: txnfs.Transaction(m.mnt).rollback())  # one may have been killed before it had an owner
-        wait_until(lambda: not named_open(m.mnt), 5, "the rollback of what was open")
-        # The server may still be about to commit for the dead.
-        wait_until(lambda: (files._started.clear(), kit.fresh(), connection.ensure_connection(),
-                            not txnfs.prepared(m.mnt))[-1], 10, "the end of all doubt")
-        done = kit.orders(m)
-        at_rest(m)
-    check(len(done) > 20 and all(exists(m("media/invoices", f"{n}.pdf")) for n in done), len(done))
-    equal(len(ls(m("media/invoices"))), len(done))
-    t.note(f"{rounds} rounds, {len(done)} orders, killed: {killed}")
+    m, _ = ready(t, "lock_timeout=1")
+    kit.random_kills(t, m, 300 if os.environ.get("TXNFS_LONG") else 8, pg_kit.crash)

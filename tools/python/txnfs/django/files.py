@@ -149,7 +149,7 @@ class Files:
             from .recovery import recover
             self._pay()
             recover(self.connection, wait=False, min_age=min_age)
-        except (OSError, Error) as e:
+        except Exception as e:  # what wants to connect, or to save a file, is not to fail for it
             log.warning("txnfs: recovery of %s was not possible: %s", self.mounts, e)
         finally:
             self._recovering = False
@@ -199,6 +199,7 @@ class Files:
         except BaseException as e:
             # After an error of the database Django rolls back. Nobody does after an interrupt.
             if not isinstance(e, DatabaseError):
+                c.run_on_commit = []
                 try:
                     c._rollback()
                 except Exception:
