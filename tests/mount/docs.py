@@ -40,7 +40,8 @@ def blocks(path, language, heading=None):
 
 def at_mnt_site(m, argv, seconds=20, env=None, **kw):
     """Run a command that has the mount at /mnt/site."""
-    command = ["unshare", "-m" if os.geteuid() == 0 else "-Urm", "sh", "-c",
+    # Slave: what other tests unmount meanwhile goes here, too, so that their daemons end.
+    command = ["unshare", "-m" if os.geteuid() == 0 else "-Urm", "--propagation", "slave", "sh", "-c",
                'mount -t tmpfs tmpfs /mnt && mkdir /mnt/site && mount --bind "$1" /mnt/site && shift && exec "$@"',
                "sh", m.mnt, *argv]
     env = {**os.environ, "PYTHONPATH": PACKAGE, "PYTHONDONTWRITEBYTECODE": "1", **(env or {})}

@@ -553,6 +553,56 @@ def test_daemon_killed_between_each_two_steps(t):
         at_rest(m)
 
 
+def test_daemon_dies_inside_a_block(t):
+    """Whatever comes next in the block fails, or its commit; the rows are rolled back with it."""
+    m = ready(t)
+    from django.db import DatabaseError, transaction
+
+    def nested():
+        with transaction.atomic():
+            kit.order(1)
+            m.kill9()
+            try:
+                with transaction.atomic():
+                    pass
+            except DatabaseError:
+                pass
+
+    def failing_inside():
+        with transaction.atomic():
+            kit.order(2)
+            try:
+                with transaction.atomic():
+                    kit.order(3)
+                    m.kill9()
+                    raise Oops
+            except Oops:
+                pass
+
+    def new_file():
+        with transaction.atomic():
+            kit.order(4)
+            m.kill9()
+            kit.order(5)
+
+    def nothing_more():
+        with transaction.atomic():
+            kit.order(6)
+            m.kill9()
+    for fn in (nested, failing_inside, new_file, nothing_more):
+        try:
+            fn()
+        except (DatabaseError, OSError):
+            pass
+        else:
+            check(fn is failing_inside, f"{fn.__name__} has not told")  # as Django: marked for rollback
+        m.start()
+        equal(kit.orders(m), [], fn.__name__)
+        at_rest(m)
+    kit.place(7)
+    equal(kit.orders(m), [7])
+
+
 def test_alive_elsewhere(t):
     """A transaction that stands between its steps in another process is not resolved by anybody."""
     m = ready(t)

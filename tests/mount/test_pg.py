@@ -181,6 +181,30 @@ def test_connection_lost_while_the_server_commits(t):
     at_rest(m)
 
 
+def test_connection_ended_inside_a_block(t):
+    """By the server, before the commit: both are rolled back, and the thread goes on."""
+    m, settings = ready(t)
+    from django.db import Error, connection, transaction
+
+    def block(inner):
+        with transaction.atomic():
+            kit.order(1)
+            other = pg_kit.connect(settings)
+            pg_kit.sql(other, "SELECT pg_terminate_backend(%s)", connection.connection.get_backend_pid())
+            other.close()
+            if inner:
+                with transaction.atomic():
+                    kit.order(2)
+    for inner in (False, True):
+        raises(Error, block, inner)
+        connection.close()
+        equal(kit.orders(m), [])
+        at_rest(m)
+    kit.place(3)
+    equal(kit.orders(m), [3])
+    at_rest(m)
+
+
 def test_levels(t):
     """REPEATABLE READ and SERIALIZABLE: decisions do not depend on snapshots, and a failure at the commit takes both back."""
     from psycopg2 import extensions

@@ -16,6 +16,7 @@ transaction is over and was not committed (recovery.py).
 """
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import threading
@@ -115,6 +116,9 @@ class Files:
             tx = self._begin(mount)
         elif begin:
             self.connection.validate_no_broken_transaction()
+            if not os.path.isdir(tx.path):
+                # Django makes directories that are missing: it must not make ours in what the mount has covered.
+                raise _control.ended(OSError(errno.ENOENT, ""), str(tx.path.parent))
         return str(tx.resolve(path))
 
     def explain(self, e: OSError) -> OSError:
