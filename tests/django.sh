@@ -1,7 +1,7 @@
 #!/bin/bash
-# The Django tests with PostgreSQL: a cluster of their own in a scratch directory, on a local socket.
+# All Django tests, with SQLite and with PostgreSQL: a cluster of their own in a scratch directory, on a local socket.
 #
-#	tests/django.sh [--long] [NAME...]    names of tests as for tests/mount/run.py (django, pg.server_killed); else all
+#	tests/django.sh [--long] [NAME...]    names of tests as for tests/mount/run.py (django, pg.server_killed), with PostgreSQL
 #
 #	--long    the random search goes on for five minutes
 #
@@ -48,7 +48,7 @@ while [[ ${1:-} == -* ]]; do
 	shift
 done
 
-tools/deps.sh postgresql python3-psycopg2 python3-django python3-pil util-linux ||
+tools/deps.sh postgresql python3-psycopg2 python3-django python3-pil mypy util-linux ||
 	give_up "cannot go on without these packages"
 log=$(mktemp)
 if ! { cmake -B build && cmake --build build -j "$(nproc)" --target txnfs; } > "$log" 2>&1; then
@@ -81,8 +81,16 @@ for _ in $(seq 100); do
 done
 "$bin/pg_isready" -q -h "$scratch" || { tail -n 20 "$scratch/log"; give_up "PostgreSQL does not start"; }
 
-export TXNFS_PG_SOCKET=$scratch
+export TXNFS_DJANGO=1
 status=0
+if [ $# -eq 0 ]; then
+	echo "== types"
+	(cd tools/python && mypy --cache-dir=/dev/null txnfs) || status=1
+	echo "== SQLite"
+	"$python" tests/mount/run.py django || status=1
+	echo "== PostgreSQL"
+fi
+export TXNFS_PG_SOCKET=$scratch
 if [ $# -gt 0 ]; then
 	"$python" tests/mount/run.py --jobs 1 "$@" || status=1
 else

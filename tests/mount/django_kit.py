@@ -2,6 +2,7 @@
 Django in a test's own process: settings for a mount and a database, models, a picture of what rows and files say together, and
 processes that stop or die between the steps of a commit.
 """
+import gc
 import os
 import signal
 import sys
@@ -15,6 +16,28 @@ sys.path.insert(0, PACKAGE)
 
 # Between these a process is killed; "files committed" comes before the row's deletion.
 STEPS = ("begin", "decision inserted", "one prepared", "prepared", "decided", "files committed", "row deleted")
+
+
+class Oops(Exception):
+    pass
+
+
+def raises(kinds, fn, *args, **kw):
+    try:
+        r = fn(*args, **kw)
+    except kinds as e:
+        return e
+    check(False, f"{fn} gave {r!r} where {kinds} is right")
+
+
+def at_rest(m):
+    import txnfs
+    from django.db import connection
+    gc.collect()  # instances of models and their open files refer to each other
+    equal(named_open(m.mnt), [])
+    equal(txnfs.prepared(m.mnt), [])
+    equal((connection.txnfs._open, connection.txnfs._sids, connection.txnfs._rows, connection.txnfs._owed),
+          ({}, [], {}, {}))
 
 
 def needed():
@@ -43,6 +66,10 @@ def setup(t, m, database=None, **more):
     call_command("migrate", run_syncdb=True, verbosity=0)
     if not exists(m("media")):
         os.mkdir(m("media"))
+    if os.environ.get("TXNFS_SQLITE_WAL"):  # by hand: SQLite's other journal
+        from django.db import connection
+        if connection.vendor == "sqlite":
+            connection.cursor().execute("PRAGMA journal_mode=WAL")
 
 
 urlpatterns = []
@@ -183,13 +210,14 @@ def random_kills(t, m, seconds, crash=None):
         what = t.rng.choice(["client"] * 3 + ["daemon"] + ["server"] * bool(crash))
         killed[what] = killed.get(what, 0) + 1
         if what == "daemon":
-            m.kill9()
+            m.kill9(detach=False)
         elif what == "server":
             crash()
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
         if what == "daemon":
+            m.detach()
             m.start()
         in_child(lambda: txnfs.Transaction(m.mnt).rollback())  # one may have been killed before it had an owner
         wait_until(lambda: not named_open(m.mnt), 5, "the rollback of what was open")

@@ -1,8 +1,7 @@
 """
-Django: rows and files together. With SQLite; tests/django.sh runs all of it with PostgreSQL, too.
+Django: rows and files together. tests/django.sh runs all of it, with SQLite and with PostgreSQL.
 """
 import errno
-import gc
 import os
 import re
 import subprocess
@@ -11,20 +10,9 @@ import threading
 
 import django_kit as kit
 import pg_kit
+from django_kit import Oops, at_rest, raises
 from docs import PYTHON, at_mnt_site, blocks
-from harness import check, ctl, deadline, equal, exists, ls, named_open, quick, read, wait_until, write
-
-
-class Oops(Exception):
-    pass
-
-
-def raises(kinds, fn, *args, **kw):
-    try:
-        r = fn(*args, **kw)
-    except kinds as e:
-        return e
-    check(False, f"{fn} gave {r!r} where {kinds} is right")
+from harness import check, deadline, equal, exists, ls, named_open, quick, read, wait_until, write
 
 
 def ready(t, options="", **more):
@@ -32,16 +20,6 @@ def ready(t, options="", **more):
     m = t.mount(options=options)
     kit.setup(t, m, pg_kit.database(t), **more)
     return m
-
-
-def at_rest(m):
-    import txnfs
-    from django.db import connection
-    gc.collect()  # instances of models and their open files refer to each other
-    equal(named_open(m.mnt), [])
-    equal(txnfs.prepared(m.mnt), [])
-    equal((connection.txnfs._open, connection.txnfs._sids, connection.txnfs._rows, connection.txnfs._owed),
-          ({}, [], {}, {}))
 
 
 # ---- blocks ----
@@ -131,6 +109,7 @@ def test_nested(t):
     at_rest(m)
 
 
+@pg_kit.full
 def test_storage(t):
     """What the storage does, in a block and outside."""
     m = ready(t)
@@ -171,6 +150,7 @@ def test_storage(t):
     equal(kit.rows(), before, "nothing was changed, so there was nothing to decide")
 
 
+@pg_kit.full
 def test_temporary_files_and_pictures(t):
     """Large uploads are files that are moved; pictures are read for their size."""
     m = ready(t, FILE_UPLOAD_TEMP_DIR=t.dir, FILE_UPLOAD_PERMISSIONS=0o640)
@@ -202,6 +182,7 @@ def test_temporary_files_and_pictures(t):
     at_rest(m)
 
 
+@pg_kit.full
 def test_on_commit(t):
     m = ready(t)
     from django.db import transaction
@@ -239,6 +220,7 @@ def test_on_commit(t):
     at_rest(m)
 
 
+@pg_kit.full
 def test_manual_transactions(t):
     """set_autocommit(False), commit() and rollback()."""
     m = ready(t)
@@ -261,6 +243,7 @@ def test_manual_transactions(t):
     at_rest(m)
 
 
+@pg_kit.full
 def test_requests(t):
     """ATOMIC_REQUESTS, with uploads through the test client."""
     m = t.mount()
@@ -319,6 +302,7 @@ def test_test_case(t):
     at_rest(m)
 
 
+@pg_kit.full
 def test_threads(t):
     """Each has its connection, and so its files."""
     m = ready(t)
@@ -344,6 +328,7 @@ def test_threads(t):
     at_rest(m)
 
 
+@pg_kit.full
 def test_a_fork_in_a_block(t):
     """A child that closes the connections it has inherited, as it should, ends nothing of its parent's."""
     m = ready(t)
@@ -363,6 +348,7 @@ def test_a_fork_in_a_block(t):
 
 # ---- errors ----
 
+@pg_kit.full
 def test_conflicts(t):
     m = ready(t, "lock_timeout=0")
     import txnfs
@@ -386,6 +372,7 @@ def test_conflicts(t):
     at_rest(m)
 
 
+@pg_kit.full
 def test_files_refuse_the_commit(t):
     """Before the decision an error of the files rolls back both, as an error of the database that Django knows."""
     m = ready(t)
@@ -407,6 +394,7 @@ def test_files_refuse_the_commit(t):
     at_rest(m)
 
 
+@pg_kit.full
 def test_database_refuses_the_commit(t):
     """A constraint that is checked at the commit: the files are prepared then."""
     m = ready(t)
@@ -439,6 +427,7 @@ def test_database_refuses_the_commit(t):
     at_rest(m)
 
 
+@pg_kit.full
 def test_interrupts(t):
     """KeyboardInterrupt between each two steps of the commit."""
     m = ready(t)
@@ -454,6 +443,7 @@ def test_interrupts(t):
         at_rest(m)
 
 
+@pg_kit.full
 def test_settings(t):
     m = ready(t)
     from django.core.checks import run_checks
@@ -462,6 +452,8 @@ def test_settings(t):
     from django.db import connection, connections, transaction
     from txnfs.django.storage import TxnfsStorage
     equal([e for e in run_checks() if e.id.startswith("txnfs")], [])
+    from django.core.management import call_command
+    call_command("makemigrations", "txnfs", check=True, dry_run=True, verbosity=0)  # exits when one is missing
     connections.databases["plain"] = {**connections.databases["default"], "ENGINE": "django.db.backends.sqlite3"}
     connections.databases["empty"] = {**connections.databases["default"]}
     del connections.databases["empty"]["TXNFS"]
@@ -479,7 +471,6 @@ def test_settings(t):
     e = raises(OperationalError, kit.place, 1)
     check("migrate" in str(e), str(e))
     equal(kit.orders(m), [])
-    from django.core.management import call_command
     call_command("flush", interactive=False, verbosity=0)
     kit.place(1)
     equal(kit.orders(m), [1])
@@ -521,6 +512,41 @@ def test_killed_between_each_two_steps(t):
     at_rest(m)
 
 
+@pg_kit.full
+def test_two_mounts(t):
+    """One decision for the files of both."""
+    m, other = t.mount(), t.mount("other")
+    database = pg_kit.database(t) or {"ENGINE": "txnfs.django.backends.sqlite3", "NAME": t.path("db.sqlite3")}
+    kit.setup(t, m, {**database, "TXNFS": {"MOUNTS": [m.mnt, other.mnt], "TIMEOUT": 3}})
+    from django.core.files.base import ContentFile
+    from django.db import connection, transaction
+    from txnfs.django import recovery
+    from txnfs.django.storage import TxnfsStorage
+    import txnfs
+
+    def place(n, fail=False):
+        with transaction.atomic():
+            kit.order(n)
+            TxnfsStorage(location=other("thumbs")).save(f"{n}.png", ContentFile(b"x"))
+            if fail:
+                raise Oops
+    raises(Oops, place, 1, True)
+    equal((kit.orders(m), ls(other.mnt)), ([], []))
+    n, done = 2, []
+    for name, nth in (("one prepared", 1), ("one prepared", 2), ("prepared", 1), ("decided", 1), ("files committed", 1)):
+        check(kit.dies_at(name, place, n, nth=nth))
+        gids = [p.gid for x in (m, other) for p in txnfs.prepared(x.mnt)]
+        equal(len(gids), {"files committed": 0}.get(name, nth if name == "one prepared" else 2))
+        equal(recovery.recover(connection, min_age=60), [], "too young to be looked at")
+        done += [n] if name in ("decided", "files committed") else []
+        found = kit.child(lambda: (kit.orders(m), sorted(ls(other("thumbs"))) if exists(other("thumbs")) else []))
+        equal(found, (done, [f"{x}.png" for x in done]), f"killed at {name!r}")
+        at_rest(m)
+        equal(txnfs.prepared(other.mnt), [])
+        n += 1
+
+
+@pg_kit.full
 @deadline(600)
 def test_random_kills(t):
     """Clients that place orders, and the daemon, killed at any time. TXNFS_LONG=1: five minutes."""
@@ -553,6 +579,7 @@ def test_daemon_killed_between_each_two_steps(t):
         at_rest(m)
 
 
+@pg_kit.full
 def test_daemon_dies_inside_a_block(t):
     """Whatever comes next in the block fails, or its commit; the rows are rolled back with it."""
     m = ready(t)
@@ -636,6 +663,7 @@ def test_alive_elsewhere(t):
     at_rest(m)
 
 
+@pg_kit.full
 def test_recover_command(t):
     m = ready(t)
     import io
@@ -671,6 +699,7 @@ def test_recover_command(t):
     at_rest(m)
 
 
+@pg_kit.full
 def test_rows_go(t):
     """Rows of decisions do not pile up, also when each block has a connection of its own."""
     m = ready(t)
@@ -700,6 +729,7 @@ def test_rows_go(t):
 
 # ---- locks ----
 
+@pg_kit.full
 def test_row_locks_beside_file_locks(t):
     """select_for_update() first, then the file: processes that append to one file lose nothing."""
     m = ready(t)

@@ -5,11 +5,10 @@ import signal
 import django_kit as kit
 import pg_kit
 from harness import check, deadline, equal, patience, wait_until
-from test_django import at_rest, raises
+from django_kit import at_rest, raises
 
 
 def ready(t, options="", **database):
-    pg_kit.needed()
     m = t.mount(options=options)
     settings = {**pg_kit.database(t), **database}
     kit.setup(t, m, settings)
@@ -17,6 +16,7 @@ def ready(t, options="", **database):
     return m, settings
 
 
+@pg_kit.full
 @deadline(120)
 def test_server_killed(t):
     """Between each two steps. An outcome that the client does not learn is the same on both sides."""
@@ -78,6 +78,7 @@ def commits_slowly(m, settings, n):
     return pid, backend, slow
 
 
+@pg_kit.full
 def test_client_killed_during_commit(t):
     """
     The client is dead, its row cannot be seen, and the server commits all the same a moment later. Whoever rolled the
@@ -137,6 +138,7 @@ def test_client_killed_during_commit(t):
     at_rest(m)
 
 
+@pg_kit.full
 def test_connection_broken_during_commit(t):
     """The server ends the session: rolled back, if the commit had not got further. The client gets an error; both agree."""
     m, settings = ready(t)
@@ -151,6 +153,7 @@ def test_connection_broken_during_commit(t):
     at_rest(m)
 
 
+@pg_kit.full
 def test_connection_lost_while_the_server_commits(t):
     """The client gets an error and cannot know: nothing is rolled back, and what the server decides holds for the files."""
     m, settings = ready(t)
@@ -181,6 +184,7 @@ def test_connection_lost_while_the_server_commits(t):
     at_rest(m)
 
 
+@pg_kit.full
 def test_connection_ended_inside_a_block(t):
     """By the server, before the commit: both are rolled back, and the thread goes on."""
     m, settings = ready(t)
@@ -205,6 +209,7 @@ def test_connection_ended_inside_a_block(t):
     at_rest(m)
 
 
+@pg_kit.full
 def test_levels(t):
     """REPEATABLE READ and SERIALIZABLE: decisions do not depend on snapshots, and a failure at the commit takes both back."""
     from psycopg2 import extensions
@@ -236,6 +241,7 @@ def test_levels(t):
     at_rest(m)
 
 
+@pg_kit.full
 def test_row_locks_hold_between_processes(t):
     """select_for_update(nowait) of a row whose transaction is prepared: taken; after its end: free."""
     m, _ = ready(t)
@@ -259,6 +265,7 @@ def test_row_locks_hold_between_processes(t):
     at_rest(m)
 
 
+@pg_kit.full
 @deadline(600)
 def test_random_kills(t):
     """Clients that place orders, killed at any time; sometimes the daemon, sometimes the server. TXNFS_LONG=1: five minutes."""
