@@ -210,7 +210,7 @@ while [ $# -gt 0 ]; do
 done
 
 step "what must be installed"
-tools/deps.sh || give_up "cannot go on without these packages"
+tools/deps.sh python3-pip python3-django python3-pil || give_up "cannot go on without these packages"
 
 if [ -n "$name" ]; then
 	step "building"

@@ -483,6 +483,8 @@ class Mount:
             try:
                 sysc.umount2(self.mnt)
                 return True
+            except PermissionError:  # a user's mount
+                return subprocess.run(["fusermount3", "-u", self.mnt], stderr=subprocess.DEVNULL, check=False).returncode == 0
             except OSError as e:
                 if e.errno != errno.EBUSY:
                     raise
