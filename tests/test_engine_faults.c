@@ -35,7 +35,7 @@ struct search {
 
 static void add(struct search *s, struct run_plan *p, enum fault_call call, enum fault_how how, enum fault_mode mode)
 {
-	uint64_t step = s->everything ? 1 : run_plan_script(p)->rarely ? s->stride * RARELY : s->stride;
+	uint64_t step = s->everything ? 1 + s->stride / 8 : run_plan_script(p)->rarely ? s->stride * RARELY : s->stride;
 
 	for (uint64_t n = 1 + s->from++ % step; n <= run_plan_calls(p, call); n += step)
 		run_cases_add(&s->cases, p, (struct fault){call, n, how, mode});
