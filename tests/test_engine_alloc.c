@@ -57,7 +57,7 @@ static void play(bool real, uint64_t stride)
 			continue;
 		}
 		for (enum fault_mode mode = FAULT_ONCE; mode <= FAULT_ALWAYS; mode++)
-			add(&c, p, mode, getenv("TXNFS_LONG") ? 1 : mode == FAULT_TWICE ? step * 3 : step);
+			add(&c, p, mode, getenv("TXNFS_LONG") ? 1 + stride / 8 : mode == FAULT_TWICE ? step * 3 : step);
 	}
 	if (!one)
 		run_cases_play(&c, real ? "every allocation fails, on a real directory" : "every allocation fails");
