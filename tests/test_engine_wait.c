@@ -203,6 +203,10 @@ static void test_deadlines(void **state UNUSED)
 	for (int i = 0; i < 3; i++) {
 		man(&m[i], NULL, i == 1 ? 100 : 0);
 		m[i].w.deadline.tv_nsec += 30000000 * (3 - i);
+		if (m[i].w.deadline.tv_nsec >= 1000000000) {
+			m[i].w.deadline.tv_nsec -= 1000000000;
+			m[i].w.deadline.tv_sec++;
+		}
 		assert_int_equal(try_or_wait(&k, &m[i], "a"), 0);
 	}
 	man(&at_once, NULL, 0);
