@@ -25,7 +25,8 @@ static bool grammar_same(const struct fusefs_command *a, const struct fusefs_com
 {
 	return a->verb == b->verb && strcmp(a->name, b->name) == 0 && a->has_isolation == b->has_isolation &&
 	       a->has_timeout == b->has_timeout && a->has_owner == b->has_owner && a->isolation == b->isolation &&
-	       fabs(a->timeout - b->timeout) < 1e-6 && a->owner == b->owner;
+	       fabs(a->timeout - b->timeout) < 1e-6 && a->owner == b->owner && a->number == b->number &&
+	       a->has_version == b->has_version && a->version == b->version;
 }
 
 static void grammar_print(const struct fusefs_command *c, struct base_buf *b)
@@ -38,6 +39,7 @@ static void grammar_print(const struct fusefs_command *c, struct base_buf *b)
 		[FUSEFS_SAVEPOINT] = "savepoint",
 		[FUSEFS_ROLLBACK_TO] = "rollback to",
 		[FUSEFS_RELEASE] = "release",
+		[FUSEFS_ROLLBACK_NUMBER] = "rollback transaction",
 		[FUSEFS_PREPARE] = "prepare",
 		[FUSEFS_COMMIT_PREPARED] = "commit prepared",
 		[FUSEFS_ROLLBACK_PREPARED] = "rollback prepared",
@@ -51,6 +53,10 @@ static void grammar_print(const struct fusefs_command *c, struct base_buf *b)
 			base_buf_printf(b, *p == '"' ? "\"\"" : "%c", *p);
 		base_buf_printf(b, "\"");
 	}
+	if (c->verb == FUSEFS_ROLLBACK_NUMBER)
+		base_buf_printf(b, " %u", c->number);
+	if (c->has_version)
+		base_buf_printf(b, " version %llu", (unsigned long long)c->version);
 	if (c->has_isolation)
 		base_buf_printf(b, " isolation %s", levels[c->isolation]);
 	if (c->has_timeout)
@@ -133,6 +139,8 @@ static size_t grammar_mutate(struct fuzz_rng *rng, uint8_t *data, size_t size, s
 		"commit ",
 		"rollback ",
 		"savepoint ",
+		"transaction ",
+		"version ",
 		"release ",
 		"prepare ",
 		"prepared ",
