@@ -473,6 +473,19 @@ int decision_each(struct decision_log *log, int (*fn)(void *arg, const char *id)
 
 /* ---- databases ---- */
 
+/* Has the file this content? */
+static bool holds(const struct decision_log *log, const char *name, const struct base_buf *want)
+{
+	int fd = log->os->openat(log->os->ctx, log->dir, name, O_RDONLY | O_NOFOLLOW, 0);
+	struct base_buf b = {0};
+	bool same = fd >= 0 && !read_all(log->os, fd, &b) && b.n == want->n && !memcmp(b.p, want->p, b.n);
+
+	if (fd >= 0)
+		log->os->close(log->os->ctx, fd);
+	base_buf_free(&b);
+	return same;
+}
+
 int decision_remember(struct decision_log *log, const struct decision_branch *br, char *err, size_t errlen)
 {
 	const struct decision_run one = {.n = 1, .branch = (struct decision_branch *)(uintptr_t)br};
@@ -481,9 +494,9 @@ int decision_remember(struct decision_log *log, const struct decision_branch *br
 	int r = put_branches(&one, &b), fd = -1;
 
 	if (!r) {
-		/* The same content has the same name; it may be there already, and not durably. */
 		snprintf(name, sizeof(name), "%016" PRIx64 ".db", sum(b.p, b.n));
-		r = -EAGAIN;
+		/* When it is there, its content is durable, and its name will be with that of the run's file. */
+		r = holds(log, name, &b) ? 0 : -EAGAIN;
 	}
 	for (int i = 0; i < 100 && r == -EAGAIN; i++) {
 		random_hex(id, DECISION_RUN_ID);

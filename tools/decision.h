@@ -88,7 +88,7 @@ int decision_take(struct decision_log *log, const char *id, struct decision_run 
 
 /*
  * A database in which branches may be found that no run speaks of, as mounts are found without the log: one that a
- * command prepared when its run had been given up. Durable when it returns; called before a run's file is made.
+ * command prepared when its run had been given up. Called before the run's file is made, and durable with that.
  */
 int decision_remember(struct decision_log *log, const struct decision_branch *br, char *err, size_t errlen);
 /* br NULL: the file `name` cannot be read. Not 0: stop, and return it. */

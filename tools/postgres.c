@@ -23,11 +23,11 @@
 
 /* The database that one is connected to; the first is its branch's uuid. */
 #define IDENTITY                                                                                                       \
-	"SELECT pg_catalog.format('" PREFIX "%s-%s', c.system_identifier, d.oid) AS identity,"                         \
-	" pg_catalog.pg_is_in_recovery() AS standby, d.oid AS database, r.oid AS role, r.rolsuper AS super,"           \
-	" pg_catalog.current_setting('max_prepared_transactions')::int = 0 AS off"                                     \
-	" FROM pg_catalog.pg_control_system() c, pg_catalog.pg_database d, pg_catalog.pg_roles r"                      \
-	" WHERE d.datname = pg_catalog.current_database() AND r.rolname = current_user \\gset\n"
+	"SELECT format('" PREFIX "%s-%s', c.system_identifier, d.oid) AS identity,"                                    \
+	" pg_is_in_recovery() AS standby, d.oid AS database, r.oid AS role, r.rolsuper AS super,"                      \
+	" current_setting('max_prepared_transactions')::int = 0 AS off"                                                \
+	" FROM pg_control_system() c, pg_database d, pg_roles r"                                                       \
+	" WHERE d.datname = current_database() AND r.rolname = current_user \\gset\n"
 
 bool postgres_is(const struct decision_branch *br)
 {
@@ -45,6 +45,7 @@ static void set_defaults(const char *defaults)
 
 	unsetenv("PGSERVICE");
 	unsetenv("PGHOSTADDR");
+	unsetenv("PGCLUSTER"); /* Debian's */
 	for (size_t i = 0; i < ARRAY_LEN(names) && (value = strsep(&rest, "\n")); i++)
 		if (*value)
 			setenv(names[i], value, 1);
@@ -132,7 +133,7 @@ static int run_psql(const char *conninfo, const char *defaults, const int fds[3]
  */
 static int psql(const char *conninfo, const char *defaults, const char *script, char **out, char why[PARTICIPANT_WHY])
 {
-	static const char head[] = "\\set ON_ERROR_STOP on\n\\set VERBOSITY verbose\n";
+	static const char head[] = "\\set ON_ERROR_STOP on\n\\set VERBOSITY verbose\nSET search_path = pg_catalog;\n";
 	CLEANUP_CLOSE int in = memfd_create("script", MFD_CLOEXEC), answer = memfd_create("answer", MFD_CLOEXEC),
 			  errors = memfd_create("errors", MFD_CLOEXEC);
 	CLEANUP_FREE char *said = NULL, *text = NULL;
@@ -307,7 +308,7 @@ int postgres_prepared(const struct decision_branch *br, const char *gid, char wh
 	if (asprintf(&script,
 	             "SELECT CASE WHEN dbid <> :database THEN 'elsewhere'"
 	             " WHEN ownerid <> :role AND NOT :'super'::bool THEN 'theirs' ELSE 'ours' END"
-	             " FROM pg_catalog.pg_prepared_xact() WHERE gid = '%s';\n",
+	             " FROM pg_prepared_xact() WHERE gid = '%s';\n",
 	             gid) < 0)
 		script = NULL;
 	r = script ? psql_at(br, script, &text, why) : -ENOMEM;
@@ -325,30 +326,38 @@ int postgres_prepared(const struct decision_branch *br, const char *gid, char wh
 	return -EPERM;
 }
 
+/*
+ * Whose client was killed may be preparing still, at the server: that is waited for, first, so that as a rule it is not
+ * too late.
+ */
+#define END                                                                                                            \
+	"SELECT count(*) > 0 AS under_way FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND state = 'active'"    \
+	" AND query ~* 'prepare\\s+transaction\\s+''%s''' \\gset\n"                                                    \
+	"SELECT count(*) > 0 AS there FROM pg_prepared_xact() WHERE gid = '%s' \\gset\n"                               \
+	"\\if :there\n%s PREPARED '%s';\n\\echo ended\n\\elif :under_way\n\\echo busy\n\\endif\n"
+
 int postgres_end(const struct decision_branch *br, const char *gid, bool commit, char why[PARTICIPANT_WHY])
 {
 	CLEANUP_FREE char *script = NULL;
 	int r = -EBUSY;
 
-	if (asprintf(&script,
-	             "SELECT pg_catalog.count(*) > 0 AS there FROM pg_catalog.pg_prepared_xact() WHERE gid = '%s' "
-	             "\\gset\n"
-	             "\\if :there\n%s PREPARED '%s';\n\\echo ended\n\\endif\n",
-	             gid, commit ? "COMMIT" : "ROLLBACK", gid) < 0) {
+	if (asprintf(&script, END, gid, gid, commit ? "COMMIT" : "ROLLBACK", gid) < 0) {
 		script = NULL;
 		snprintf(why, PARTICIPANT_WHY, "%s", strerror(ENOMEM));
 		return -ENOMEM;
 	}
-	/* Who has prepared it, or is ending it, may not be through: its client is gone, but not yet its server process.
-	 */
 	for (int i = 0; r == -EBUSY && i < BUSY_TRIES; i++) {
 		CLEANUP_FREE char *text = NULL;
 
 		if (i)
 			nanosleep(&(struct timespec){.tv_nsec = 50000000}, NULL);
 		r = psql_at(br, script, &text, why);
-		if (!r)
+		if (!r && !strcmp(text, "busy\n")) {
+			snprintf(why, PARTICIPANT_WHY, "a session is about to prepare it");
+			r = -EBUSY;
+		} else if (!r) {
 			return *text ? 0 : 1;
+		}
 		/* object_in_use; undefined_object, when it was ended since it was looked for. */
 		if (r == -EIO && (strstr(why, " 55006:") || strstr(why, " 42704:")))
 			r = -EBUSY;
@@ -359,9 +368,8 @@ int postgres_end(const struct decision_branch *br, const char *gid, bool commit,
 int postgres_each(const struct decision_branch *br, void (*fn)(void *arg, const char *gid, bool mine), void *arg,
                   char why[PARTICIPANT_WHY])
 {
-	static const char script[] =
-		"SELECT dbid = :database AND ownerid = :role, gid FROM pg_catalog.pg_prepared_xact()"
-		" WHERE gid ~ '^txnfs:[0-9a-f]+:[0-9a-f]+:[0-9]+$' ORDER BY gid;\n";
+	static const char script[] = "SELECT dbid = :database AND ownerid = :role, gid FROM pg_prepared_xact()"
+				     " WHERE gid ~ '^txnfs:[0-9a-f]+:[0-9a-f]+:[0-9]+$' ORDER BY gid;\n";
 	CLEANUP_FREE char *text = NULL;
 	char *save;
 	int r = psql_at(br, script, &text, why);
