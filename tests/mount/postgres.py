@@ -25,9 +25,9 @@ def binaries():
     return os.path.dirname(max(found, key=lambda p: float(p.split("/")[4]))) if found else None
 
 
-def install():
+def install(scratch):
     """Debian's packages; the server's would make a cluster for the machine and start it, which nobody has asked for."""
-    with open("/tmp/.txnfs-postgres-install", "a") as lock:
+    with open(os.path.join(scratch, "postgres.install"), "a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if binaries():
             deps(*PACKAGES)
@@ -48,7 +48,7 @@ class Cluster:
 
     def __init__(self, t, name="pg", new=False):
         """A copy of one that all tests of this run share, with its identity; `new`: another one."""
-        self.bin = install()
+        self.bin = install(os.path.dirname(t.dir))
         self.t, self.dir = t, t.path(name)
         self.data, self.log = os.path.join(self.dir, "data"), t.path(name + ".log")
         self.who = {"user": NOBODY, "group": NOBODY, "extra_groups": []} if os.getuid() == 0 else {}

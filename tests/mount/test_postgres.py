@@ -343,7 +343,34 @@ def test_kills_at_random_moments(t):
     t.note(f"{n} kills, {committed} committed")
 
 
+def test_kill_the_command(t):
+    """Not the run, which goes on and takes back what there is."""
+    s = Scene(t)
+    for name in "command open", "command prepared":
+        s.reset()
+        r = s.until(name)
+        for pid in s.stragglers():
+            os.kill(pid, signal.SIGKILL)
+        check(s.end(r, name, 137) is not None)
+        s.let_them_end()
+        resolve_all(t)
+        equal(s.state(), "old", name)
+        s.clean()
+        r.close()
+
+
 # ---- prepared too late ----
+
+def test_a_session_that_is_preparing_is_waited_for(t):
+    """Its client is dead, and the server does not know it yet."""
+    s = Scene(t)
+    r = s.run("""psql -qX "$TXNFS_POSTGRES" -c "BEGIN; INSERT INTO product VALUES (42); SELECT pg_sleep(2);
+PREPARE TRANSACTION '$TXNFS_POSTGRES_GID'" & until psql -qXAt "$TXNFS_POSTGRES" -c "SELECT state FROM pg_stat_activity WHERE
+query LIKE '%sleep(2)%' AND pid <> pg_backend_pid()" | grep active; do sleep 0.01; done; kill -9 $!; exit 3""", status=3)
+    check("active" in r.stdout, r.stdout)
+    equal(s.state(), "old")
+    s.clean()
+
 
 @quick
 def test_what_is_prepared_too_late_is_rolled_back(t):
