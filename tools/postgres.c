@@ -25,7 +25,8 @@
 #define IDENTITY                                                                                                       \
 	"SELECT format('" PREFIX "%s-%s', c.system_identifier, d.oid) AS identity,"                                    \
 	" pg_is_in_recovery() AS standby, d.oid AS database, r.oid AS role, r.rolsuper AS super,"                      \
-	" current_setting('max_prepared_transactions')::int = 0 AS off"                                                \
+	" current_setting('max_prepared_transactions')::int = 0 AS off,"                                               \
+	" CASE WHEN pg_is_in_recovery() THEN '-' ELSE left(pg_walfile_name(pg_current_wal_lsn()), 8) END AS timeline"  \
 	" FROM pg_control_system() c, pg_database d, pg_roles r"                                                       \
 	" WHERE d.datname = current_database() AND r.rolname = current_user \\gset\n"
 
@@ -232,12 +233,13 @@ static bool has_password(const char *conninfo)
 
 /* What the script of postgres_find printed: a line each. */
 struct found {
-	char *identity, *standby, *off, *database, *host, *port, *user;
+	char *identity, *standby, *off, *timeline, *database, *host, *port, *user;
 };
 
 static bool take_lines(char *text, struct found *f)
 {
-	char **const fields[] = {&f->identity, &f->standby, &f->off, &f->database, &f->host, &f->port, &f->user};
+	char **const fields[] = {&f->identity, &f->standby, &f->off,  &f->timeline,
+	                         &f->database, &f->host,    &f->port, &f->user};
 
 	for (size_t i = 0; i < ARRAY_LEN(fields); i++) {
 		*fields[i] = strsep(&text, "\n");
@@ -253,16 +255,16 @@ static int fill(const char *conninfo, const struct found *f, struct decision_bra
 	br->source = strdup(conninfo);
 	if (asprintf(&br->point, "postgres %s on %s:%s", f->database, f->host, f->port) < 0)
 		br->point = NULL;
-	if (asprintf(&br->control, "%s\n%s\n%s\n%s", f->host, f->port, f->user, f->database) < 0)
+	if (asprintf(&br->control, "%s\n%s\n%s\n%s\n%s", f->host, f->port, f->user, f->database, f->timeline) < 0)
 		br->control = NULL;
 	return br->source && br->point && br->control ? 0 : -ENOMEM;
 }
 
 int postgres_find(const char *conninfo, struct decision_branch *br, char why[PARTICIPANT_WHY])
 {
-	static const char script[] =
-		IDENTITY "\\echo :identity\n\\echo :standby\n\\echo :off\n\\echo :DBNAME\n\\echo :HOST\n"
-			 "\\echo :PORT\n\\echo :USER\n";
+	static const char script[] = IDENTITY
+		"\\echo :identity\n\\echo :standby\n\\echo :off\n\\echo :timeline\n\\echo :DBNAME\n\\echo :HOST\n"
+		"\\echo :PORT\n\\echo :USER\n";
 	CLEANUP_FREE char *text = NULL;
 	struct found f;
 	int r;
@@ -334,14 +336,23 @@ int postgres_prepared(const struct decision_branch *br, const char *gid, char wh
 	"SELECT count(*) > 0 AS under_way FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND state = 'active'"    \
 	" AND query ~* 'prepare\\s+transaction\\s+''%s''' \\gset\n"                                                    \
 	"SELECT count(*) > 0 AS there FROM pg_prepared_xact() WHERE gid = '%s' \\gset\n"                               \
-	"\\if :there\n%s PREPARED '%s';\n\\echo ended\n\\elif :under_way\n\\echo busy\n\\endif\n"
+	"\\if :there\n%s PREPARED '%s';\n\\echo ended\n\\elif :under_way\n\\echo busy\n"                               \
+	"\\else\nSELECT :'timeline' <> '%s' AS moved \\gset\n\\if :moved\n\\echo moved\n\\endif\n\\endif\n"
+
+/* The last line of what was remembered. */
+static const char *timeline_of(const struct decision_branch *br)
+{
+	const char *line = strrchr(br->control, '\n');
+
+	return line && strspn(line + 1, "0123456789ABCDEF") == strlen(line + 1) ? line + 1 : "";
+}
 
 int postgres_end(const struct decision_branch *br, const char *gid, bool commit, char why[PARTICIPANT_WHY])
 {
 	CLEANUP_FREE char *script = NULL;
 	int r = -EBUSY;
 
-	if (asprintf(&script, END, gid, gid, commit ? "COMMIT" : "ROLLBACK", gid) < 0) {
+	if (asprintf(&script, END, gid, gid, commit ? "COMMIT" : "ROLLBACK", gid, timeline_of(br)) < 0) {
 		script = NULL;
 		snprintf(why, PARTICIPANT_WHY, "%s", strerror(ENOMEM));
 		return -ENOMEM;
@@ -355,8 +366,14 @@ int postgres_end(const struct decision_branch *br, const char *gid, bool commit,
 		if (!r && !strcmp(text, "busy\n")) {
 			snprintf(why, PARTICIPANT_WHY, "a session is about to prepare it");
 			r = -EBUSY;
+		} else if (!r && commit && !strcmp(text, "moved\n")) {
+			snprintf(why, PARTICIPANT_WHY,
+			         "it is not prepared there; but since it was, the cluster was restored or failed over, "
+			         "so "
+			         "whether it was committed is not known: look for what it has changed");
+			return -ESTALE;
 		} else if (!r) {
-			return *text ? 0 : 1;
+			return strcmp(text, "ended\n") ? 1 : 0;
 		}
 		/* object_in_use; undefined_object, when it was ended since it was looked for. */
 		if (r == -EIO && (strstr(why, " 55006:") || strstr(why, " 42704:")))

@@ -6,7 +6,7 @@
  *     source    the connection string as it was given
  *     point     a name for messages
  *     control   host, port, user and database that it led to, a line each: what the string leaves to the environment
- *               does not lead elsewhere when somebody else resolves
+ *               does not lead elsewhere when somebody else resolves; and the cluster's timeline
  *
  * Functions return 0, a positive answer or -errno with the reason in `why`. A psql that is missing is -ENOPKG. They
  * wait as long as psql does. Not thread-safe.
@@ -28,7 +28,10 @@ int postgres_find(const char *conninfo, struct decision_branch *br, char why[PAR
 /* 0: gid is prepared, durably, and this connection may end it. 1: it is not prepared. */
 int postgres_prepared(const struct decision_branch *br, const char *gid, char why[PARTICIPANT_WHY]);
 
-/* As participant_end. */
+/*
+ * As participant_end. What is to be committed and is not there is -ESTALE when the cluster has another timeline than
+ * before: it may have gone back to a time before the prepare.
+ */
 int postgres_end(const struct decision_branch *br, const char *gid, bool commit, char why[PARTICIPANT_WHY]);
 
 /*

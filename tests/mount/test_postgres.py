@@ -476,6 +476,36 @@ def resolve_all_left(t, word):
     check(word in p.stderr and ".db" in p.stderr, p.stderr)
 
 
+def test_a_failover(t):
+    """What is there is committed. What is not there may have been lost, and does not count as committed."""
+    s = Scene(t)
+
+    def promote():
+        s.pg.kill9()
+        write(os.path.join(s.pg.data, "standby.signal"), "")
+        if os.getuid() == 0:
+            os.chown(os.path.join(s.pg.data, "standby.signal"), NOBODY, NOBODY)
+        s.pg.start()
+        equal(s.pg.sql("SELECT pg_promote()", "postgres", "postgres"), ["t"])
+    s.until("decided").kill()
+    promote()
+    resolve_all(t)
+    equal(s.state(), "new")
+    s.clean()
+    for name, lost in (("decided", True), ("looked", False)):
+        s.reset()
+        s.until(name).kill()
+        gid, = s.pg.prepared()
+        promote()
+        s.pg.sql(f"ROLLBACK PREPARED '{gid}'")
+        resolve_all(t, lost, words=("failed over",) if lost else ())
+        equal((s.pg.sql("SELECT number FROM product"), exists(s.m("42.jpg"))), ([], lost))
+        if lost:
+            os.unlink(t.path("log", runs(t)[0] + ".run"))
+        resolve_all(t)
+        s.clean()
+
+
 def test_a_log_that_is_gone_for_good(t):
     s = Scene(t)
     r = s.until("decided")
