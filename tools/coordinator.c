@@ -12,8 +12,8 @@
  *
  * A database is prepared by the command itself, in a session that this process knows nothing of. So the run's file is
  * made before the command starts, and speaks of all mounts and, last, of the database; whether the command has prepared
- * there is looked up when it has ended. It may do so later, or have a child that does: that is in doubt for ever by the
- * run's file, which is gone, so the log keeps a list of databases, for resolvers to look there.
+ * there is looked up when it has ended. It may do so later, or have a child that does, when there is no file any more
+ * that tells a resolver where to look: for this the log keeps a list of databases.
  *
  * Whatever this process does not live to do, a resolver does
  * (resolver.c); it leaves it to that one, too, when a mount does not answer.

@@ -9,7 +9,7 @@
 #include "tools/postgres.h"
 
 #include <fcntl.h>
-#include <inttypes.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -54,13 +54,18 @@ static void set_defaults(const char *defaults)
 
 static void child(const char *conninfo, const char *defaults, const int fds[3], pid_t parent)
 {
+	int high[3];
+
 	/* What it has sent goes on at the server; the answer interests nobody any more. */
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	if (getppid() != parent)
-		_exit(127);
+		_exit(126);
+	/* Whoever was started without all of 0 to 2 has these there. */
 	for (int i = 0; i < 3; i++)
-		if (dup2(fds[i], i) < 0)
-			_exit(127);
+		high[i] = fcntl(fds[i], F_DUPFD_CLOEXEC, 3);
+	for (int i = 0; i < 3; i++)
+		if (high[i] < 0 || dup2(high[i], i) < 0)
+			_exit(126);
 	if (defaults)
 		set_defaults(defaults);
 	setenv("PGCONNECT_TIMEOUT", "10", 0);
@@ -115,6 +120,7 @@ static int run_psql(const char *conninfo, const char *defaults, const int fds[3]
 	int status;
 
 	fflush(stdout);
+	signal(SIGCHLD, SIG_DFL); /* ignored, it would leave nothing to wait for */
 	pid = fork();
 	if (pid < 0)
 		return -errno;
@@ -134,7 +140,8 @@ static int run_psql(const char *conninfo, const char *defaults, const int fds[3]
  */
 static int psql(const char *conninfo, const char *defaults, const char *script, char **out, char why[PARTICIPANT_WHY])
 {
-	static const char head[] = "\\set ON_ERROR_STOP on\n\\set VERBOSITY verbose\nSET search_path = pg_catalog;\n";
+	static const char head[] = "\\set ON_ERROR_STOP on\n\\set VERBOSITY verbose\nSET search_path = pg_catalog;\n"
+				   "SET standard_conforming_strings = on;\n";
 	CLEANUP_CLOSE int in = memfd_create("script", MFD_CLOEXEC), answer = memfd_create("answer", MFD_CLOEXEC),
 			  errors = memfd_create("errors", MFD_CLOEXEC);
 	CLEANUP_FREE char *said = NULL, *text = NULL;

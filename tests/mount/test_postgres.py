@@ -5,6 +5,7 @@ whichever step; and what is prepared too late is rolled back, never committed.
 import itertools
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -155,6 +156,11 @@ def test_both_or_neither(t):
             s.run(script + end, *way, status=status)
             equal(s.state(), "old")
             s.clean()
+    # Started without standard streams, and by someone who ignores the end of children.
+    cmd = " ".join(shlex.quote(x) for x in s.command(NOTHING))
+    p = subprocess.run(["bash", "-c", f"trap '' CHLD; exec {cmd} <&- >&-"], stderr=subprocess.PIPE, text=True, check=False)
+    equal((p.returncode, p.stderr), (0, ""))
+    s.clean()
     # Who takes no part: mounts without changes; the database alone; with one mount it need not be named by an option.
     p = s.run("env; " + script)
     check(f"TXNFS_POSTGRES={s.pg.conninfo()}\n" in p.stdout and "TXNFS_POSTGRES_GID=txnfs:" in p.stdout, p.stdout)
