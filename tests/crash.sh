@@ -7,7 +7,7 @@
 #	points    every sequence of up to three operations, crashed at each change of the disk, and each recovery again
 #	runs      long random histories, crashed at many of their changes
 #	faults    an error from every call of the store, of the log and of malloc
-#	kills     kill -9 of the daemon under transfers between accounts, of recoveries, of clients, of coordinators
+#	kills     kill -9 of the daemon under transfers between accounts, of recoveries, of clients, of coordinators, of PostgreSQL
 #	power     ext4, xfs and btrfs on a recorded disk, its power cut at flushes and between them
 #	threads   what runs concurrently, under ThreadSanitizer
 #
@@ -144,7 +144,7 @@ one()
 figures()
 {
 	case $1 in
-	kills) sed -nE 's/^((kill|coordinator)\.[a-z_]+) +(ok|FAIL) .*\((.*)\)$/\4/p' | paste -sd ';' ;;
+	kills) sed -nE 's/^((kill|coordinator|postgres)\.[a-z_]+) +(ok|FAIL) .*\((.*)\)$/\4/p' | paste -sd ';' ;;
 	*) grep -E '[0-9]' | tail -n 1 ;;
 	esac
 }
@@ -190,9 +190,12 @@ faults()
 
 kills()
 {
+	[ -z "$long" ] || export TXNFS_DATABASE=all
 	TXNFS_CYCLES=$([ -n "$long" ] && echo 1000 || echo 100) TXNFS_COORDINATOR=all \
+		TXNFS_DATABASE_KILLS=$([ -n "$long" ] && echo 1000 || echo 50) \
 		TXNFS_COORDINATOR_KILLS=$([ -n "$long" ] && echo 1000 || echo 100) one kills "$python" tests/mount/run.py --jobs "$jobs" \
-		--txnfs build/txnfs --seed "$seed" kill coordinator.kill_anyone_at_every_step coordinator.kills_at_random_moments
+		--txnfs build/txnfs --seed "$seed" kill coordinator.kill_anyone_at_every_step coordinator.kills_at_random_moments \
+		postgres.kill_anyone_at_every_step postgres.kills_at_random_moments
 }
 
 power()

@@ -8,7 +8,7 @@
  * at each of its steps in the same way.
  */
 #include "tests/sim.h"
-#include "tools/participant.h"
+#include "tools/postgres.h"
 #include "tools/resolver.h"
 #include "tools/run.h"
 
@@ -21,6 +21,7 @@
 
 #define PARTS 3 /* the last one changes nothing */
 #define WRITERS 2
+#define DATABASE PARTS /* one more, when T.database */
 #define IMAGES 40
 
 enum state { OPEN, PREPARED, COMMITTED, ABORTED };
@@ -29,7 +30,7 @@ enum state { OPEN, PREPARED, COMMITTED, ABORTED };
 struct world {
 	struct sim *sim;
 	struct os os;
-	enum state part[PARTS];
+	enum state part[PARTS + 1];
 	unsigned depth; /* how often the power went before */
 };
 
@@ -39,6 +40,8 @@ enum lame { SOUND, NO_FDATASYNC, NO_FILE_FSYNC, NO_DIR_FSYNC };
 static struct {
 	struct world *now;
 	enum lame lame;
+	bool database;    /* one takes part, prepared by the command */
+	bool started;     /* its command, who alone knows by which name to prepare */
 	int deaf;         /* the participant that cannot be told anything at first, 1...; 0: none */
 	int refuse;       /* the participant that refuses to prepare, 1...; 0: none */
 	uint64_t fail_at; /* the change of the disk that fails; 0: none */
@@ -106,6 +109,7 @@ static struct decision_log log_of(struct world *w)
 int __wrap_run_command(const struct run_mount *m, const char *text, const char *doing);
 char *__wrap_tool_control_read(const struct tool_mount *m, const char *control, const char *txn, const char *name);
 int __wrap_participant_end(const struct decision_branch *br, const char *gid, bool commit, bool offline, char *why);
+int __wrap_postgres_prepared(const struct decision_branch *br, const char *gid, char *why);
 void __wrap_tool_error(const char *fmt, ...) PRINTF_LIKE(1, 2);
 
 int __wrap_run_command(const struct run_mount *m, const char *text, const char *doing UNUSED)
@@ -146,24 +150,37 @@ int __wrap_participant_end(const struct decision_branch *br, const char *gid UNU
 	return 0;
 }
 
+int __wrap_postgres_prepared(const struct decision_branch *br UNUSED, const char *gid UNUSED, char *why UNUSED)
+{
+	return T.now->part[DATABASE] != PREPARED;
+}
+
 void __wrap_tool_error(const char *fmt UNUSED, ...)
 {
 }
 
 /* ---- the power goes, and comes back ---- */
 
+static bool changes(int i)
+{
+	return i < WRITERS || (i == DATABASE && T.database);
+}
+
 static void check_end(const struct world *w)
 {
-	unsigned committed = 0;
+	unsigned committed = 0, all = 0;
 
-	for (int i = 0; i < WRITERS; i++) {
+	for (int i = 0; i <= DATABASE; i++) {
+		if (!changes(i))
+			continue;
 		if (w->part[i] == PREPARED)
 			T.bad++; /* in doubt, although its log is there */
 		committed += w->part[i] == COMMITTED;
+		all++;
 	}
-	if (committed != 0 && committed != WRITERS)
+	if (committed != 0 && committed != all)
 		T.bad++;
-	if ((T.answered > 0 || T.decided) && committed != WRITERS)
+	if ((T.answered > 0 || T.decided) && committed != all)
 		T.bad++;
 	if (T.answered < 0 && committed)
 		T.bad++;
@@ -175,17 +192,24 @@ static int count_run(void *arg, const char *id UNUSED)
 	return 0;
 }
 
+static int count_database(void *arg, const char *name UNUSED, const struct decision_branch *db)
+{
+	*(unsigned *)arg += db && atoi(db->point) == DATABASE;
+	return 0;
+}
+
 /* The resolver, as `txnfs resolve --all`: the log's runs, then the branches of which it knows nothing. */
 static void resolve_once(struct world *w)
 {
 	struct decision_log log = log_of(w);
 	struct resolver rs = {.log = &log};
-	unsigned runs = 0;
+	unsigned runs = 0, databases = 0;
 
 	resolver_pass(&rs);
 	decision_each(&log, count_run, &runs);
-	for (int i = 0; i < WRITERS; i++) /* resolver_look */
-		if (w->part[i] == PREPARED && !runs && i + 1 != T.deaf)
+	decision_each_database(&log, count_database, &databases);
+	for (int i = 0; i <= DATABASE; i++) /* resolver_look, resolver_look_at_database */
+		if (w->part[i] == PREPARED && !runs && i + 1 != T.deaf && (i != DATABASE || databases))
 			w->part[i] = ABORTED;
 }
 
@@ -202,6 +226,10 @@ static void resolve(struct world *w)
 		resolve_once(w);
 	T.deaf = 0;
 	resolve_once(w);
+	if (T.started && w->part[DATABASE] == OPEN) { /* the command's session goes on, and is too late */
+		w->part[DATABASE] = PREPARED;
+		resolve_once(w);
+	}
 	T.deaf = deaf;
 	T.recoveries++;
 	check_end(w);
@@ -230,10 +258,28 @@ static void look_at_all(struct world *w)
 
 /* ---- one run ---- */
 
+/* The command, whose transaction in the database is its own affair until it is prepared. */
+static int with_database(struct run *run)
+{
+	char err[512];
+
+	if (decision_remember(&run->log, &run->database, err, sizeof(err)) || coordinator_announce(run))
+		return -1;
+	T.started = true;
+	look_at_all(T.now);
+	T.now->part[DATABASE] = PREPARED;
+	look_at_all(T.now);
+	return coordinator_commit(run);
+}
+
 static void one_run(void)
 {
 	struct world w = {.depth = 0};
-	struct run run = {.control = ".txn", .name = (char[]){"n"}, .n = PARTS};
+	struct run run = {.control = ".txn",
+	                  .name = (char[]){"n"},
+	                  .n = PARTS,
+	                  .postgres = T.database ? "dbname=d" : NULL,
+	                  .announced.fd = -1};
 	struct run_mount mounts[PARTS];
 	char text[PARTS][8], source[] = "/source";
 	struct sim *sim = sim_new();
@@ -241,7 +287,7 @@ static void one_run(void)
 
 	T.now = &w;
 	T.answered = 0;
-	T.decided = false;
+	T.decided = T.started = false;
 	T.changes = T.recoveries = T.bad = 0;
 	world_init(&w, sim);
 	sim_on_change(sim, NULL, NULL);
@@ -256,7 +302,11 @@ static void one_run(void)
 		mounts[i].uuid[36] = 0;
 	}
 	run.mounts = mounts;
-	T.answered = coordinator_commit(&run) ? -1 : 1;
+	strcpy(run.database.uuid, "pg-7-9");
+	run.database.source = strdup("dbname=d");
+	run.database.point = strdup("3"); /* DATABASE */
+	run.database.control = strdup("host\n5432\nuser\nd");
+	T.answered = (T.database ? with_database(&run) : coordinator_commit(&run)) ? -1 : 1;
 	if (T.answered < 0 && T.fail_at)
 		T.answered = 0; /* it says that it does not know, or what it knows: the participants must agree in any
 		                   case */
@@ -264,6 +314,7 @@ static void one_run(void)
 	/* And without any cut, the process ends here. */
 	w.depth = 1;
 	resolve(&w);
+	coordinator_free(&run);
 	sim_free(sim);
 }
 
@@ -322,6 +373,34 @@ static void test_a_failing_disk_and_power_cuts(void **state UNUSED)
 	 * nothing. */
 	assert_int_equal(not, 2 * 6);
 	assert_true(committed > 0);
+}
+
+static void test_a_database_and_power_cuts(void **state UNUSED)
+{
+	unsigned committed = 0;
+
+	T.database = true;
+	for (T.deaf = 0; T.deaf <= DATABASE + 1; T.deaf++)
+		for (T.refuse = 0; T.refuse <= WRITERS; T.refuse++) {
+			one_run();
+			assert_int_equal(T.bad, 0);
+			assert_int_equal(T.answered, T.refuse ? -1 : 1);
+		}
+	T.deaf = T.refuse = 0;
+	for (T.fail_at = 1; T.fail_at < 16; T.fail_at++) {
+		one_run();
+		assert_int_equal(T.bad, 0);
+		committed += T.decided;
+	}
+	T.fail_at = 0;
+	assert_true(committed > 0 && committed < 15);
+	for (T.lame = NO_FDATASYNC; T.lame <= NO_DIR_FSYNC; T.lame++) {
+		one_run();
+		if (!T.bad)
+			fail_msg("nothing is wrong without sync %d", T.lame);
+	}
+	T.lame = SOUND;
+	T.database = false;
 }
 
 /* The test sees what it is there for: each sync of the log is needed. */
@@ -450,6 +529,7 @@ int main(void)
 		cmocka_unit_test(test_a_refusal_and_power_cuts),
 		cmocka_unit_test(test_a_deaf_participant_and_power_cuts),
 		cmocka_unit_test(test_a_failing_disk_and_power_cuts),
+		cmocka_unit_test(test_a_database_and_power_cuts),
 		cmocka_unit_test(test_lame_disks_are_found),
 	};
 

@@ -228,7 +228,7 @@ static int commit(struct run *run, int *code)
 	char text[64] = "commit\n";
 	int r;
 
-	if (run->n > 1)
+	if (run_coordinated(run))
 		return coordinator_commit(run);
 	do {
 		if (run->ask) {
@@ -255,6 +255,7 @@ static int finish(struct run *run, int status, int caught)
 	r = code ? 0 : commit(run, &code);
 	if (code) {
 		run_rollback(run);
+		coordinator_abandon(run);
 		if (run->verbose || run->ask)
 			tool_error("%s: rolled back (status %d)", run->name, code);
 		return code;
@@ -276,18 +277,25 @@ static int run_in_transaction(struct run *run)
 
 	run_block_signals(run);
 	run->own_group = !has_terminal();
-	if (run->n > 1 && coordinator_start(run))
+	if (run_coordinated(run) && coordinator_start(run))
 		return TOOL_RUN_FAILED;
 	if (begin(run))
 		return TOOL_RUN_FAILED;
+	if (coordinator_announce(run)) {
+		run_rollback(run);
+		return TOOL_RUN_FAILED;
+	}
 	r = run_start(run, &pid, &f, &status);
 	if (r == 1 && f.stage == RUN_NAMESPACE) {
-		if (fall_back(run, &f))
+		if (fall_back(run, &f)) {
+			coordinator_abandon(run);
 			return TOOL_RUN_FAILED;
+		}
 		r = run_start(run, &pid, &f, &status);
 	}
 	if (r) {
 		run_rollback(run);
+		coordinator_abandon(run);
 		if (r == 1)
 			return not_started(run, &f);
 		tool_error("cannot start %s: %s", run->cmd[0], strerror(-r));
@@ -371,6 +379,11 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 	case 'L':
 		run->log_given = arg;
 		return 0;
+	case 'p':
+		if (run->postgres)
+			argp_error(state, "--postgres is given twice: one database can take part");
+		run->postgres = arg;
+		return 0;
 	case 'a':
 		run->ambient = true;
 		return 0;
@@ -400,11 +413,12 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 			argp_error(state, "%s",
 			           run->n && run->by_option ? "a command is needed"
 			                                    : "the mount point and a command are needed");
-		if (run->n > 1 && run->ask)
-			argp_error(state, "--review shows one mount, and commits what was shown: it cannot be used with several");
-		if (run->n > 1 && run->isolation && !strcmp(run->isolation, "serializable"))
+		if (run_coordinated(run) && run->ask)
+			argp_error(state, "--review shows one mount, and commits what was shown: it cannot be used with several, "
+			                  "nor with a database");
+		if (run_coordinated(run) && run->isolation && !strcmp(run->isolation, "serializable"))
 			argp_error(state, "--isolation serializable holds on one mount; of transactions on several "
-			                  "mounts no common order is "
+			                  "mounts, or with a database, no common order is "
 			                  "promised");
 		return 0;
 	default:
@@ -417,8 +431,12 @@ int cmd_run(int argc, char **argv)
 	static const struct argp_option options[] = {
 		{"name", 'n', "NAME", 0, "Name of the transaction (default run-PID-...)", 0},
 		{"mount", 'm', "MNT", 0, "A mount; with several, all of them commit or none does", 0},
+		{"postgres", 'p', "CONNINFO", 0,
+	         "A PostgreSQL database takes part: CMD ends its SQL with PREPARE TRANSACTION '$TXNFS_POSTGRES_GID'",
+	         0},
 		{"log", 'L', "DIR", 0,
-	         "Directory of the decision log for several mounts (default /var/lib/txnfs for root, else "
+	         "Directory of the decision log for several mounts or a database (default /var/lib/txnfs for root, "
+	         "else "
 	         "$XDG_STATE_HOME/txnfs or "
 	         "~/.local/state/txnfs)",
 	         0},
@@ -432,17 +450,23 @@ int cmd_run(int argc, char **argv)
 	static const struct argp argp = {
 		options,
 		parse,
-		"MNT [--] CMD [ARG...]\n--mount MNT --mount MNT... [--] CMD [ARG...]",
+		"MNT [--] CMD [ARG...]\n--mount MNT --mount MNT... [--] CMD [ARG...]\n--postgres CONNINFO MNT [--] CMD "
+	        "[ARG...]",
 		"Run CMD in a transaction on the mount MNT, or in one over several mounts, which it and its "
-	        "descendants see at the ordinary "
+		"descendants see at the ordinary "
 		"paths. Commits when CMD ends with status 0, else rolls back; so do Ctrl-C, SIGTERM and the death of "
-	        "this "
+		"this "
 		"program.\v"
 		"CMD finds the transaction's name in $TXNFS_TXN and the mount point in $TXNFS_MOUNT; of several the "
-	        "first one, and all of "
+		"first one, and all of "
 		"them in $TXNFS_MOUNTS, a line each.\n\n"
-		"With several mounts a crash can leave the transaction in doubt on some of them, decided in the log: "
-	        "the next such run, or "
+		"With --postgres it connects by itself, to the database that the connection string $TXNFS_POSTGRES "
+		"names, and ends its "
+		"transaction there with PREPARE TRANSACTION '$TXNFS_POSTGRES_GID' instead of COMMIT: this program "
+		"commits it together with the files.\n\n"
+		"With several mounts or a database a crash can leave the transaction in doubt on some of them, decided "
+	        "in the log: "
+		"the next such run, or "
 		"`txnfs resolve --all`, finishes it.\n\n"
 		"With --review: status 1 when the answer was to roll back.\n\n"
 		"Exit status: CMD's; 125 txnfs itself failed (also when the commit did); 126 CMD cannot "
@@ -451,7 +475,7 @@ int cmd_run(int argc, char **argv)
 		NULL,
 		NULL,
 		NULL};
-	struct run run = {.log.dir = -1, .review.tty = -1};
+	struct run run = {.log.dir = -1, .announced.fd = -1, .review.tty = -1};
 	int status = TOOL_RUN_FAILED;
 
 	argp_err_exit_status = TOOL_RUN_FAILED; /* 2 would look like CMD's */
@@ -471,6 +495,7 @@ int cmd_run(int argc, char **argv)
 		free(run.mounts[i].dir);
 		tool_mount_free(&run.mounts[i].mount);
 	}
+	coordinator_free(&run);
 	decision_log_close(&run.log);
 	free(run.mounts);
 	free(run.cwd);

@@ -1,5 +1,5 @@
 /*
- * coordinator.c - `txnfs run` on several mounts: two-phase commit with presumed abort.
+ * coordinator.c - `txnfs run` on several mounts, or with a database: two-phase commit with presumed abort.
  *
  *     the run's file     locked and durable, undecided: whatever dies from here on, abort is presumed
  *     prepare            at each mount that has changed; one that fails rolls all back
@@ -8,10 +8,17 @@
  *     forget             the file, when all have
  *
  * Mounts on which nothing was changed take no part: they are released at the end. With fewer than two others there is
- * nothing to coordinate: a plain commit is one already. Whatever this process does not live to do, a resolver does
+ * nothing to coordinate: a plain commit is one already.
+ *
+ * A database is prepared by the command itself, in a session that this process knows nothing of. So the run's file is
+ * made before the command starts, and speaks of all mounts and, last, of the database; whether the command has prepared
+ * there is looked up when it has ended. It may do so later, or have a child that does, when there is no file any more
+ * that tells a resolver where to look: for this the log keeps a list of databases.
+ *
+ * Whatever this process does not live to do, a resolver does
  * (resolver.c); it leaves it to that one, too, when a mount does not answer.
  */
-#include "tools/participant.h"
+#include "tools/postgres.h"
 #include "tools/resolver.h"
 #include "tools/run.h"
 
@@ -68,6 +75,21 @@ static int check_place(const struct run *run)
 	return 0; /* opening it tells what else is wrong */
 }
 
+static int find_database(struct run *run)
+{
+	char why[PARTICIPANT_WHY] = "", err[1024] = "";
+	int r = postgres_find(run->postgres, &run->database, why);
+
+	if (r) {
+		tool_error("the database (--postgres %s): %s", r == -EINVAL ? "..." : run->postgres, why);
+		return r;
+	}
+	r = decision_remember(&run->log, &run->database, err, sizeof(err));
+	if (r)
+		tool_error("%s", err);
+	return r;
+}
+
 int coordinator_start(struct run *run)
 {
 	struct resolver rs = {.log = &run->log, .tell = false, .complain = true};
@@ -96,12 +118,16 @@ int coordinator_start(struct run *run)
 		else if (r)
 			tool_error("%s: %s", m->mount.point, strerror(-r));
 	}
+	if (!r && run->postgres)
+		r = find_database(run);
 	if (r)
 		return r;
 	/* What is left in doubt is told, and is no reason not to begin. */
 	resolver_pass(&rs);
 	for (size_t i = 0; i < run->n; i++)
 		resolver_look(&rs, &run->mounts[i].mount, run->control);
+	if (run->postgres)
+		resolver_look_at_database(&rs, &run->database);
 	if (run->verbose && rs.done)
 		tool_error("finished what earlier runs had left in doubt: %u transaction%s", rs.done,
 		           rs.done == 1 ? "" : "s");
@@ -138,7 +164,10 @@ static int number_branches(struct run *run, size_t *n)
 
 		if (r)
 			return r;
-		run->mounts[i].branch = changed ? ++*n : 0;
+		if (changed)
+			++*n;
+		/* With a database the file has given the numbers already. */
+		run->mounts[i].branch = !changed ? 0 : run->postgres ? i + 1 : *n;
 	}
 	return 0;
 }
@@ -175,35 +204,42 @@ static void release_unchanged(struct run *run)
 
 /* ---- the protocol ---- */
 
-static int make_run(struct run *run, struct decision_run *dr, size_t n)
+static int set_branch(struct decision_branch *br, const char *uuid, const char *source, const char *point,
+                      const char *control)
 {
+	strcpy(br->uuid, uuid);
+	br->source = strdup(source);
+	br->point = strdup(point);
+	br->control = strdup(control);
+	return br->source && br->point && br->control ? 0 : -ENOMEM;
+}
+
+/* The file speaks of the mounts that have a number, and of the database. */
+static int make_run(struct run *run, struct decision_run *dr)
+{
+	const struct decision_branch *db = &run->database;
 	char err[1024] = "";
-	int r;
+	int r = 0;
 
 	*dr = (struct decision_run){.fd = -1};
-	dr->branch = calloc(n, sizeof(*dr->branch));
-	if (!dr->branch) {
-		tool_error("%s", strerror(ENOMEM));
-		return -ENOMEM;
-	}
-	for (size_t i = 0; i < run->n; i++) {
+	dr->branch = calloc(run->n + 1, sizeof(*dr->branch));
+	if (!dr->branch)
+		r = -ENOMEM;
+	for (size_t i = 0; !r && i < run->n; i++) {
 		const struct run_mount *m = &run->mounts[i];
-		struct decision_branch *br = m->branch ? &dr->branch[dr->n++] : NULL;
 
-		if (!br)
-			continue;
-		strcpy(br->uuid, m->uuid);
-		br->source = strdup(m->mount.source);
-		br->point = strdup(m->mount.point);
-		br->control = strdup(run->control);
-		if (!br->source || !br->point || !br->control) {
-			tool_error("%s", strerror(ENOMEM));
-			return -ENOMEM;
-		}
+		if (m->branch)
+			r = set_branch(&dr->branch[dr->n++], m->uuid, m->mount.source, m->mount.point, run->control);
+	}
+	if (!r && run->postgres)
+		r = set_branch(&dr->branch[dr->n++], db->uuid, db->source, db->point, db->control);
+	if (r) {
+		tool_error("%s", strerror(-r));
+		return r;
 	}
 	r = decision_new(&run->log, dr, err, sizeof(err));
 	if (r)
-		tool_error("commit failed: %s", err);
+		tool_error("%s%s", run->postgres ? "" : "commit failed: ", err);
 	return r;
 }
 
@@ -231,31 +267,41 @@ static int tell_one(const struct run_mount *m, const struct decision_run *dr, co
 	return r ? participant_end(&dr->branch[m->branch - 1], gid, commit, false, why) : 0;
 }
 
+/* What came of telling one, as participant_end has it. Not 0: it stays in doubt. */
+static int told(const char *point, const char *gid, bool commit, int r, const char *why, size_t branch)
+{
+	if (r < 0)
+		tool_error("%s may be in doubt as %s until it is %s by the next such run or by `txnfs resolve "
+		           "--all`: %s",
+		           point, gid, commit ? "committed" : "rolled back", why);
+	else if (r && commit)
+		tool_error("%s: %s was ended by someone else, by hand perhaps: whether it was committed is not "
+		           "known",
+		           point, gid);
+	step(commit ? "told" : "rolled back", branch);
+	return r < 0;
+}
+
 /* Tell all that may be prepared. Not 0: some stay in doubt, which was said. */
 static int tell(struct run *run, const struct decision_run *dr, bool commit)
 {
-	char gid[DECISION_GID_MAX], why[PARTICIPANT_WHY];
-	int left = 0;
+	char gid[DECISION_GID_MAX], why[PARTICIPANT_WHY] = "";
+	int left = 0, r;
 
 	for (size_t i = 0; i < run->n; i++) {
 		struct run_mount *m = &run->mounts[i];
-		int r;
 
 		if (!m->prepared)
 			continue;
 		decision_gid(&run->log, dr->id, m->branch, gid);
 		r = tell_one(m, dr, gid, commit, why);
-		if (r < 0) {
-			left++;
-			tool_error("%s may be in doubt as %s until it is %s by the next such run or by `txnfs resolve "
-			           "--all`: %s",
-			           m->mount.point, gid, commit ? "committed" : "rolled back", why);
-		} else if (r && commit) {
-			tool_error("%s: %s was ended by someone else, by hand perhaps: whether it was committed is not "
-			           "known",
-			           m->mount.point, gid);
-		}
-		step(commit ? "told" : "rolled back", m->branch);
+		left += told(m->mount.point, gid, commit, r, why, m->branch);
+	}
+	if (run->postgres) {
+		const struct decision_branch *br = &dr->branch[dr->n - 1];
+
+		r = participant_end(br, run->gid, commit, false, why);
+		left += told(br->point, run->gid, commit, r, why, dr->n);
 	}
 	return left;
 }
@@ -317,6 +363,76 @@ static int two_phases(struct run *run, struct decision_run *dr)
 	return 0;
 }
 
+/* ---- with a database ---- */
+
+int coordinator_announce(struct run *run)
+{
+	int r;
+
+	if (!run->postgres)
+		return 0;
+	for (size_t i = 0; i < run->n; i++)
+		run->mounts[i].branch = i + 1;
+	r = make_run(run, &run->announced);
+	if (r) {
+		decision_release(&run->log, &run->announced);
+		return r;
+	}
+	decision_gid(&run->log, run->announced.id, run->announced.n, run->gid);
+	step("announced", 0);
+	return 0;
+}
+
+void coordinator_abandon(struct run *run)
+{
+	if (run->announced.fd < 0)
+		return;
+	give_up(run, &run->announced);
+	decision_release(&run->log, &run->announced);
+}
+
+static int check_database(const struct run *run)
+{
+	const struct decision_branch *br = &run->announced.branch[run->announced.n - 1];
+	char why[PARTICIPANT_WHY] = "";
+	int r = postgres_prepared(br, run->gid, why);
+
+	if (r > 0)
+		tool_error("%s: the command has not prepared its transaction there, so nothing is committed anywhere: "
+		           "it must end it with PREPARE TRANSACTION '$TXNFS_POSTGRES_GID', also when it has changed "
+		           "nothing",
+		           br->point);
+	else if (r)
+		tool_error("%s: whether the command has prepared its transaction there is not known, so nothing is "
+		           "committed anywhere: %s",
+		           br->point, why);
+	step("looked", 0);
+	return r;
+}
+
+static int commit_with_database(struct run *run)
+{
+	size_t n;
+	int r = check_database(run);
+
+	if (!r)
+		r = number_branches(run, &n);
+	if (r)
+		coordinator_abandon(run);
+	else
+		r = two_phases(run, &run->announced);
+	decision_release(&run->log, &run->announced);
+	return r ? TOOL_FAILED : 0;
+}
+
+void coordinator_free(struct run *run)
+{
+	decision_release(&run->log, &run->announced);
+	free(run->database.source);
+	free(run->database.point);
+	free(run->database.control);
+}
+
 int coordinator_commit(struct run *run)
 {
 	struct decision_run dr;
@@ -324,6 +440,8 @@ int coordinator_commit(struct run *run)
 	int r;
 
 	step("ended", 0);
+	if (run->postgres)
+		return commit_with_database(run);
 	r = number_branches(run, &n);
 	if (r)
 		return TOOL_FAILED;
@@ -333,7 +451,7 @@ int coordinator_commit(struct run *run)
 			release_unchanged(run);
 		return r ? TOOL_FAILED : 0;
 	}
-	r = make_run(run, &dr, n);
+	r = make_run(run, &dr);
 	if (!r)
 		r = two_phases(run, &dr);
 	decision_release(&run->log, &dr);

@@ -21,6 +21,7 @@
 #define LOG_NAME "log"
 #define SECTOR 512
 #define RUN_BYTES_MAX (64u << 20)
+#define DATABASE_NAME 16 /* hexadecimal digits, then ".db" */
 
 PRINTF_LIKE(4, 5) static int fail(int r, char *err, size_t errlen, const char *fmt, ...)
 {
@@ -151,7 +152,7 @@ static int parse_log(struct decision_log *log, const struct base_buf *text, cons
 		return fail(
 			-ESTALE, err, errlen,
 			"%s is a copy of a decision log, or was restored: it does not know what was decided since, so "
-		        "nothing is "
+			"nothing is "
 			"decided by it. Use the original; if that is gone for good, decide its transactions by hand "
 			"(txnfs prepared, txnfs resolve MNT GID commit|rollback), then remove %s",
 			log_path(log), log_path(log));
@@ -313,35 +314,46 @@ static int lock_file(const struct decision_log *log, int fd)
 	return st.st_nlink ? 0 : -ENOENT; /* who had the lock before has ended it */
 }
 
+/*
+ * Make ID.new, locked, and give it its final name. *fd: still locked; the caller closes it. -EAGAIN: a resolver took it
+ * for a leftover before it was locked, and takes it away.
+ */
+static int write_new(const struct decision_log *log, const char *id, const struct base_buf *b, const char *final,
+                     int *fd)
+{
+	char name[DECISION_RUN_ID + 8];
+	int r;
+
+	run_name(name, id, false);
+	*fd = log->os->openat(log->os->ctx, log->dir, name, O_RDWR | O_CREAT | O_EXCL, 0600);
+	if (*fd < 0)
+		return *fd;
+	r = lock_file(log, *fd) ? -EAGAIN : 0;
+	if (!r)
+		r = write_at_start(log->os, *fd, b->p, b->n);
+	if (!r)
+		r = publish(log, *fd, name, final);
+	if (r)
+		log->os->unlinkat(log->os->ctx, log->dir, name);
+	return r;
+}
+
 static int write_run(struct decision_log *log, struct decision_run *run)
 {
-	char name[DECISION_RUN_ID + 8], final[DECISION_RUN_ID + 8], sector[SECTOR + 1];
+	char final[DECISION_RUN_ID + 8], sector[SECTOR + 1];
 	struct base_buf b = {0};
 	int r;
 
 	random_hex(run->id, DECISION_RUN_ID);
-	run_name(name, run->id, false);
 	run_name(final, run->id, true);
 	put_decision(log, run, false, sector);
 	base_buf_put(&b, sector, SECTOR);
 	r = put_branches(run, &b);
-	if (!r) {
-		run->fd = log->os->openat(log->os->ctx, log->dir, name, O_RDWR | O_CREAT | O_EXCL, 0600);
-		r = run->fd < 0 ? run->fd : 0;
-	}
-	if (!r) {
-		r = lock_file(log, run->fd);
-		if (r)
-			r = -EAGAIN; /* a resolver took it for a leftover before it was locked, and takes it away */
-	}
 	if (!r)
-		r = write_at_start(log->os, run->fd, b.p, b.n);
-	if (!r)
-		r = publish(log, run->fd, name, final);
+		r = write_new(log, run->id, &b, final, &run->fd);
 	base_buf_free(&b);
 	if (!r || run->fd < 0)
 		return r;
-	log->os->unlinkat(log->os->ctx, log->dir, name);
 	log->os->unlinkat(log->os->ctx, log->dir, final);
 	log->os->close(log->os->ctx, run->fd);
 	run->fd = -1;
@@ -395,7 +407,7 @@ int decision_forget(struct decision_log *log, struct decision_run *run, bool dur
 	return r ? fail(r, err, errlen, "%s/%s cannot be removed: %s", log_path(log), name, strerror(-r)) : 0;
 }
 
-void decision_release(struct decision_log *log, struct decision_run *run)
+void decision_release(const struct decision_log *log, struct decision_run *run)
 {
 	if (run->fd >= 0)
 		log->os->close(log->os->ctx, run->fd);
@@ -411,13 +423,15 @@ void decision_release(struct decision_log *log, struct decision_run *run)
 /* ---- what others left ---- */
 
 struct names {
-	struct base_buf runs, leftovers; /* names and their NULs */
+	struct base_buf runs, leftovers, databases; /* names and their NULs */
 };
 
 static int sort_name(void *arg, const char *name)
 {
 	struct names *names = arg;
 
+	if (strlen(name) == DATABASE_NAME + 3 && is_hex(name, DATABASE_NAME) && !strcmp(name + DATABASE_NAME, ".db"))
+		base_buf_put(&names->databases, name, strlen(name) + 1);
 	if (strlen(name) != DECISION_RUN_ID + 4 || !is_hex(name, DECISION_RUN_ID))
 		return 0;
 	if (!strcmp(name + DECISION_RUN_ID, ".run"))
@@ -453,6 +467,81 @@ int decision_each(struct decision_log *log, int (*fn)(void *arg, const char *id)
 	}
 	base_buf_free(&names.runs);
 	base_buf_free(&names.leftovers);
+	base_buf_free(&names.databases);
+	return r;
+}
+
+/* ---- databases ---- */
+
+/* Has the file this content? */
+static bool holds(const struct decision_log *log, const char *name, const struct base_buf *want)
+{
+	int fd = log->os->openat(log->os->ctx, log->dir, name, O_RDONLY | O_NOFOLLOW, 0);
+	struct base_buf b = {0};
+	bool same = fd >= 0 && !read_all(log->os, fd, &b) && b.n == want->n && !memcmp(b.p, want->p, b.n);
+
+	if (fd >= 0)
+		log->os->close(log->os->ctx, fd);
+	base_buf_free(&b);
+	return same;
+}
+
+int decision_remember(struct decision_log *log, const struct decision_branch *br, char *err, size_t errlen)
+{
+	const struct decision_run one = {.n = 1, .branch = (struct decision_branch *)(uintptr_t)br};
+	char id[DECISION_RUN_ID + 1], name[DATABASE_NAME + 4];
+	struct base_buf b = {0};
+	int r = put_branches(&one, &b), fd = -1;
+
+	if (!r) {
+		snprintf(name, sizeof(name), "%016" PRIx64 ".db", sum(b.p, b.n));
+		/* When it is there, its content is durable, and its name will be with that of the run's file. */
+		r = holds(log, name, &b) ? 0 : -EAGAIN;
+	}
+	for (int i = 0; i < 100 && r == -EAGAIN; i++) {
+		random_hex(id, DECISION_RUN_ID);
+		r = write_new(log, id, &b, name, &fd);
+		if (fd >= 0)
+			log->os->close(log->os->ctx, fd);
+	}
+	base_buf_free(&b);
+	return r ? fail(r, err, errlen, "%s: the database cannot be written to the decision log: %s", log_path(log),
+	                strerror(-r))
+	         : 0;
+}
+
+static int one_database(const struct decision_log *log, const char *name, decision_database_fn *fn, void *arg)
+{
+	struct decision_run one = {.fd = -1};
+	struct base_buf b = {0};
+	int r;
+
+	one.fd = log->os->openat(log->os->ctx, log->dir, name, O_RDONLY | O_NOFOLLOW, 0);
+	r = one.fd < 0 ? one.fd : read_all(log->os, one.fd, &b);
+	if (!r)
+		r = parse_branches((char *)b.p, b.n, &one);
+	if (!r && one.n != 1)
+		r = -EUCLEAN;
+	base_buf_free(&b);
+	if (r != -ENOENT)
+		r = fn(arg, name, r ? NULL : &one.branch[0]);
+	else
+		r = 0;
+	decision_release(log, &one);
+	return r;
+}
+
+int decision_each_database(struct decision_log *log, decision_database_fn *fn, void *arg)
+{
+	struct names names = {0};
+	int r = log->os->list(log->os->ctx, log->dir, sort_name, &names);
+
+	r = r ? r : names.databases.err;
+	for (size_t i = 0; !r && i < names.databases.n; i += DATABASE_NAME + 4)
+		r = one_database(log, (char *)names.databases.p + i, fn, arg);
+	base_buf_free(&names.runs);
+	base_buf_free(&names.leftovers);
+	base_buf_free(&names.databases);
 	return r;
 }
 

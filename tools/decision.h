@@ -40,7 +40,7 @@ struct decision_log {
 	char id[DECISION_LOG_ID + 1];
 };
 
-/* Where a participant is found again. */
+/* Where a participant is found again; of a database see tools/postgres.h. */
 struct decision_branch {
 	char uuid[37]; /* of its source directory */
 	char *source, *point, *control;
@@ -76,7 +76,7 @@ int decision_new(struct decision_log *log, struct decision_run *run, char *err, 
 int decision_commit(struct decision_log *log, struct decision_run *run, char *err, size_t errlen);
 /* `durable`: for certain, when it returns 0. Else whether it comes back after a power cut must not matter. */
 int decision_forget(struct decision_log *log, struct decision_run *run, bool durable, char *err, size_t errlen);
-void decision_release(struct decision_log *log, struct decision_run *run);
+void decision_release(const struct decision_log *log, struct decision_run *run);
 
 /* Call fn for each run that the log has, by id; leftovers of runs that never came into being are taken away. */
 int decision_each(struct decision_log *log, int (*fn)(void *arg, const char *id), void *arg);
@@ -85,6 +85,15 @@ int decision_each(struct decision_log *log, int (*fn)(void *arg, const char *id)
  * belongs to another log; both with a line in err, and decided by hand.
  */
 int decision_take(struct decision_log *log, const char *id, struct decision_run *run, char *err, size_t errlen);
+
+/*
+ * A database in which branches may be found that no run speaks of, as mounts are found without the log: one that a
+ * command prepared when its run had been given up. Called before the run's file is made, and durable with that.
+ */
+int decision_remember(struct decision_log *log, const struct decision_branch *br, char *err, size_t errlen);
+/* br NULL: the file `name` cannot be read. Not 0: stop, and return it. */
+typedef int decision_database_fn(void *arg, const char *name, const struct decision_branch *br);
+int decision_each_database(struct decision_log *log, decision_database_fn *fn, void *arg);
 
 /* The participant's name for its branch, 1 to n. */
 void decision_gid(const struct decision_log *log, const char *run, size_t branch, char gid[DECISION_GID_MAX]);

@@ -1,5 +1,6 @@
 /* participant.c - a branch of a run, on its mount or in its directory. */
 #include "tools/participant.h"
+#include "tools/postgres.h"
 #include "txn/txn.h"
 
 #include <fcntl.h>
@@ -175,8 +176,11 @@ int participant_end(const struct decision_branch *br, const char *gid, bool comm
                     char why[PARTICIPANT_WHY])
 {
 	struct search s = {.br = br};
-	int r = tool_mounts_each(consider, &s);
+	int r;
 
+	if (postgres_is(br))
+		return postgres_end(br, gid, commit, why);
+	r = tool_mounts_each(consider, &s);
 	if (r < 0) {
 		snprintf(why, PARTICIPANT_WHY, "%s", strerror(-r));
 	} else if (s.found.point) {

@@ -10,9 +10,9 @@
 #define PARTICIPANT_WHY (PATH_MAX + 512)
 
 /*
- * Commit or roll back what is prepared as gid, where its branch says that it is; with `offline` in the directory itself
- * when that is not mounted. 0: done, and durable. 1: nothing is in doubt there by that name (any more), durably.
- * Negative: it cannot be done now, and why.
+ * Commit or roll back what is prepared as gid, where its branch says that it is: in the database, on the mount, or with
+ * `offline` in the directory itself when that is not mounted. 0: done, and durable. 1: nothing is in doubt there by
+ * that name (any more), durably. Negative: it cannot be done now, and why.
  */
 int participant_end(const struct decision_branch *br, const char *gid, bool commit, bool offline,
                     char why[PARTICIPANT_WHY]);

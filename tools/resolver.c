@@ -6,9 +6,13 @@
  * A branch whose run has no file at all was not decided to be committed (its file was durable before it was prepared,
  * and is there until all have committed): abort is presumed. The branch is looked at first and the file after it, for a
  * run that begins in between makes its file before its branches.
+ *
+ * In a database it is not the run alone that prepares, but a session of the command's, which may do it after all that.
+ * Nobody ever commits what it then has: its run's file is gone, and there was no other decision. It is found the next
+ * time.
  */
 #include "tools/resolver.h"
-#include "tools/participant.h"
+#include "tools/postgres.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -39,6 +43,11 @@ static json_t *text_or_null(const char *s)
 	return s ? tool_json_bytes(s) : json_null();
 }
 
+static const char *kind(const struct decision_branch *br)
+{
+	return br && postgres_is(br) ? "postgres" : "mount";
+}
+
 /* ---- runs ---- */
 
 /* true: it is ended. */
@@ -51,8 +60,8 @@ static bool end_branch(struct resolver *rs, const struct decision_run *run, size
 	decision_gid(rs->log, run->id, i + 1, gid);
 	r = participant_end(br, gid, run->commit, rs->offline, why);
 	if (branches)
-		add(branches, json_pack("{s:s, s:o, s:o, s:s, s:o}", "gid", gid, "source", tool_json_bytes(br->source),
-		                        "mount", tool_json_bytes(br->point), "state",
+		add(branches, json_pack("{s:s, s:s, s:o, s:o, s:s, s:o}", "gid", gid, "kind", kind(br), "source",
+		                        tool_json_bytes(br->source), "mount", tool_json_bytes(br->point), "state",
 		                        r < 0 ? "waiting"
 		                        : r   ? "nothing in doubt"
 		                              : "ended",
@@ -138,18 +147,25 @@ void resolver_pass(struct resolver *rs)
 
 /* ---- branches ---- */
 
-static void stays(struct resolver *rs, const struct tool_mount *m, const char *gid, unsigned uid, const char *reason)
+/* Where a branch was found. */
+struct place {
+	const char *point, *source;
+	const struct tool_mount *mount;
+	const char *control;
+	const struct decision_branch *db; /* then neither of both */
+};
+
+static void stays(struct resolver *rs, const struct place *p, const char *gid, const char *reason)
 {
 	rs->left++;
 	if (rs->in_doubt)
-		add(rs->in_doubt, json_pack("{s:o, s:s, s:I, s:s}", "mount", tool_json_bytes(m->point), "gid", gid,
-		                            "uid", (json_int_t)uid, "reason", reason));
-	complain(rs, "%s: %s stays in doubt: %s", m->point, gid, reason);
+		add(rs->in_doubt, json_pack("{s:o, s:s, s:s, s:I, s:s}", "mount", tool_json_bytes(p->point), "kind",
+		                            kind(p->db), "gid", gid, "uid", (json_int_t)geteuid(), "reason", reason));
+	complain(rs, "%s: %s stays in doubt: %s", p->point, gid, reason);
 }
 
 /* Its log is this one. Has it no run there, it is rolled back. */
-static void presume(struct resolver *rs, const struct tool_mount *m, const char *control, const char *gid,
-                    const char *id, unsigned uid)
+static void presume(struct resolver *rs, const struct place *p, const char *gid, const char *id)
 {
 	struct decision_run run;
 	char err[1024] = "", why[PARTICIPANT_WHY] = "";
@@ -159,43 +175,56 @@ static void presume(struct resolver *rs, const struct tool_mount *m, const char 
 		decision_release(rs->log, &run); /* the pass has said what is to be said */
 	if (r != -ENOENT)
 		return;
-	r = participant_end_mounted(m, control, gid, false, NULL, why);
+	r = p->db ? participant_end(p->db, gid, false, false, why)
+	          : participant_end_mounted(p->mount, p->control, gid, false, NULL, why);
 	if (r < 0)
-		stays(rs, m, gid, uid, why);
+		stays(rs, p, gid, why);
 	if (r)
 		return;
 	rs->done++;
 	if (rs->runs)
-		add(rs->runs, json_pack("{s:s, s:s, s:[{s:s, s:o, s:o, s:s, s:n}], s:n}", "run", id, "outcome",
-		                        "rollback", "branches", "gid", gid, "source", tool_json_bytes(m->source),
-		                        "mount", tool_json_bytes(m->point), "state", "ended", "reason", "reason"));
+		add(rs->runs,
+		    json_pack("{s:s, s:s, s:[{s:s, s:s, s:o, s:o, s:s, s:n}], s:n}", "run", id, "outcome", "rollback",
+		              "branches", "gid", gid, "kind", kind(p->db), "source", tool_json_bytes(p->source),
+		              "mount", tool_json_bytes(p->point), "state", "ended", "reason", "reason"));
 	if (rs->tell)
-		printf("%s: rolled back %s\n", m->point, gid);
+		printf("%s: rolled back %s\n", p->point, gid);
 }
 
-static void look_at(struct resolver *rs, const struct tool_mount *m, const char *control, const char *gid, unsigned uid)
+/* mine: this user's to decide. */
+static void look_at(struct resolver *rs, const struct place *p, const char *gid, bool mine)
 {
 	char log[DECISION_LOG_ID + 1], run[DECISION_RUN_ID + 1], reason[2 * PATH_MAX + 512];
+	bool ours = decision_gid_parse(gid, log, run) && rs->log && !strcmp(log, rs->log->id);
 
-	if (!decision_gid_parse(gid, log, run) || uid != geteuid())
-		return; /* a stranger's to decide */
-	if (rs->log && !strcmp(log, rs->log->id)) {
-		presume(rs, m, control, gid, run, uid);
+	/* In a database whoever has read the GID can take it, as another role: then ending it fails, and tells so. */
+	if (ours && (mine || p->db)) {
+		presume(rs, p, gid, run);
 		return;
 	}
-	if (!rs->strangers)
+	if (!mine || !rs->strangers || !decision_gid_parse(gid, log, run))
 		return;
-	snprintf(reason, sizeof(reason),
-	         "the decision log %s, which alone can tell its outcome, is not %s; name it with --log DIR, or, if it "
-	         "is gone for good, decide by "
-	         "hand, alike on all mounts of run %s: txnfs resolve %s %s commit|rollback",
-	         log, rs->log ? rs->log->path : "there", run, m->point, gid);
-	stays(rs, m, gid, uid, reason);
+	if (p->db)
+		snprintf(
+			reason, sizeof(reason),
+			"the decision log %s, which alone can tell its outcome, is not %s; name it with --log DIR, or, "
+			"if it is gone for good, decide by hand, alike everywhere for run %s: COMMIT PREPARED '%s' or "
+			"ROLLBACK PREPARED '%s' in that database",
+			log, rs->log ? rs->log->path : "there", run, gid, gid);
+	else
+		snprintf(
+			reason, sizeof(reason),
+			"the decision log %s, which alone can tell its outcome, is not %s; name it with --log DIR, or, "
+			"if it is gone for good, decide by "
+			"hand, alike on all mounts of run %s: txnfs resolve %s %s commit|rollback",
+			log, rs->log ? rs->log->path : "there", run, p->point, gid);
+	stays(rs, p, gid, reason);
 }
 
 void resolver_look(struct resolver *rs, const struct tool_mount *m, const char *control)
 {
 	CLEANUP_FREE char *text = tool_control_read(m, control, NULL, "prepared");
+	const struct place p = {.point = m->point, .source = m->source, .mount = m, .control = control};
 	char *save;
 
 	/* What cannot be read is someone else's mount, or has no daemon. */
@@ -206,8 +235,58 @@ void resolver_look(struct resolver *rs, const struct tool_mount *m, const char *
 		if (*rest)
 			*rest++ = 0;
 		if (sscanf(rest, "%u\t", &uid) == 1)
-			look_at(rs, m, control, gid, uid);
+			look_at(rs, &p, gid, uid == geteuid());
 	}
+}
+
+struct database_look {
+	struct resolver *rs;
+	struct place place;
+};
+
+static void look_at_prepared(void *arg, const char *gid, bool mine)
+{
+	const struct database_look *look = arg;
+
+	look_at(look->rs, &look->place, gid, mine);
+}
+
+static int look_at_database(struct resolver *rs, const struct decision_branch *db, char why[PARTICIPANT_WHY])
+{
+	struct database_look look = {.rs = rs, .place = {.point = db->point, .source = db->source, .db = db}};
+
+	return postgres_each(db, look_at_prepared, &look, why);
+}
+
+void resolver_look_at_database(struct resolver *rs, const struct decision_branch *db)
+{
+	char why[PARTICIPANT_WHY] = "";
+
+	if (look_at_database(rs, db, why)) {
+		rs->left++;
+		complain(rs, "%s: what is in doubt there cannot be told: %s", db->point, why);
+	}
+}
+
+static int known_database(void *arg, const char *name, const struct decision_branch *db)
+{
+	struct resolver *rs = arg;
+	char why[PARTICIPANT_WHY] = "";
+
+	if (!db)
+		complain(rs,
+		         "%s/%s is damaged, so in which database to look is not known: remove it, the next run "
+		         "with that database makes it again",
+		         rs->log->path, name);
+	else if (look_at_database(rs, db, why))
+		complain(rs,
+		         "%s: what is in doubt there cannot be told: %s (if that database is gone for good, remove "
+		         "%s/%s)",
+		         db->point, why, rs->log->path, name);
+	else
+		return 0;
+	rs->left++;
+	return 0;
 }
 
 struct points {
@@ -250,6 +329,11 @@ void resolver_look_everywhere(struct resolver *rs, const char *control)
 		tool_mount_free(&p.v[i]);
 	}
 	free(p.v);
+	r = rs->log ? decision_each_database(rs->log, known_database, rs) : 0;
+	if (r) {
+		rs->err = r;
+		complain(rs, "%s: %s", rs->log->path, strerror(-r));
+	}
 }
 
 void resolver_free(struct resolver *rs)

@@ -3,6 +3,7 @@
  *
  *     resolver_pass         goes through the log's runs; one that is alive is left alone
  *     resolver_look         looks at a mount for branches that no run in the log speaks of
+ *     resolver_look_at_database   at a database
  *     resolver_free
  *
  * Any number of resolvers and coordinators may work with a log at the same time.
@@ -28,7 +29,8 @@ struct resolver {
 
 void resolver_pass(struct resolver *rs);
 void resolver_look(struct resolver *rs, const struct tool_mount *m, const char *control);
-/* resolver_look at all mounts. */
+void resolver_look_at_database(struct resolver *rs, const struct decision_branch *db);
+/* At all mounts, and all databases that the log knows. */
 void resolver_look_everywhere(struct resolver *rs, const char *control);
 void resolver_free(struct resolver *rs);
 

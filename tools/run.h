@@ -23,7 +23,8 @@ struct run_mount {
 
 struct run {
 	const char *name_given, *control, *isolation, *log_given;
-	bool by_option; /* --mount */
+	const char *postgres; /* a connection string: a database takes part */
+	bool by_option;       /* --mount */
 	bool ambient, verbose, ask;
 	char **cmd;
 
@@ -35,7 +36,12 @@ struct run {
 	sigset_t ending; /* signals that end the run and were not ignored when it began */
 	sigset_t old_mask;
 
-	struct decision_log log; /* with several mounts */
+	struct decision_log log; /* with several participants */
+
+	/* coordinator.c, with a database: its run has a file and a name for it before the command starts */
+	struct decision_branch database;
+	struct decision_run announced; /* fd -1: it has no file */
+	char gid[DECISION_GID_MAX];
 	struct tool_review review; /* with ask: of the only mount */
 };
 
@@ -58,9 +64,20 @@ int run_command(const struct run_mount *m, const char *text, const char *doing);
 /* All of them, as far as they are open and not prepared. */
 void run_rollback(struct run *run);
 
+/* Has it several participants? Else coordinator.c has nothing to do. */
+static inline bool run_coordinated(const struct run *run)
+{
+	return run->n > 1 || run->postgres;
+}
+
 /* Before it begins: open the log, and bring to an end what earlier runs left. Not 0: said why. */
 int coordinator_start(struct run *run);
-/* Commit on all mounts or on none. 0: committed. Not 0: said why; TOOL_FAILED. */
+/* With a database, before the command starts: give the run its file, and run->gid. Not 0: said why. */
+int coordinator_announce(struct run *run);
+/* After coordinator_announce the run ends in one of these two. It is rolled back. */
+void coordinator_abandon(struct run *run);
+/* Commit everywhere or nowhere. 0: committed. Not 0: said why; TOOL_FAILED. */
 int coordinator_commit(struct run *run);
+void coordinator_free(struct run *run);
 
 #endif

@@ -119,6 +119,13 @@ static void set_environment(const struct run *run)
 		setenv("TXNFS_MOUNTS", (char *)b.p, 1);
 	else
 		unsetenv("TXNFS_MOUNTS"); /* an outer run's */
+	if (run->postgres) {
+		setenv("TXNFS_POSTGRES", run->postgres, 1);
+		setenv("TXNFS_POSTGRES_GID", run->gid, 1);
+	} else {
+		unsetenv("TXNFS_POSTGRES");
+		unsetenv("TXNFS_POSTGRES_GID");
+	}
 	base_buf_free(&b);
 }
 
