@@ -108,6 +108,7 @@ static int read_xattrs(int dir, const char *name, struct diff_side *s)
 			return -ENOMEM;
 		}
 		memcpy(x->value, value, (size_t)n);
+		((char *)x->value)[n] = 0;
 		x->n = (size_t)n;
 		s->n_xattrs++;
 	}

@@ -58,7 +58,8 @@ class Job:
         out = ("FAIL", "the test's process died", [])
         try:
             os.setsid()
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            for sig in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):  # whatever this was started with, nohup perhaps
+                signal.signal(sig, signal.SIG_DFL)
             signal.signal(signal.SIGTERM, lambda sig, frame: sys.exit(1))  # the runner died: clean up
             sysc.prctl(sysc.PR_SET_CHILD_SUBREAPER, 1)
             sysc.prctl(sysc.PR_SET_PDEATHSIG, signal.SIGTERM)
