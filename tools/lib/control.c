@@ -186,7 +186,7 @@ int txnfs_lib_mkdir(const struct txnfs *fs, int dirfd, const char *name)
 int txnfs_lib_begin_named(const struct txnfs *fs, int dirfd, const char *name, const struct txnfs_options *o)
 {
 	struct txnfs_lib_command c = {0};
-	char text[TXNFS_LIB_TEXT];
+	char text[TXNFS_LIB_TEXT], answer[TXNFS_LIB_TEXT];
 	int r = txnfs_lib_put_options(&c, o);
 
 	if (!r)
@@ -194,7 +194,9 @@ int txnfs_lib_begin_named(const struct txnfs *fs, int dirfd, const char *name, c
 	if (r || !c.n)
 		return r;
 	txnfs_lib_put(&c, "\n");
-	r = txnfs_lib_command(fs, dirfd, name, &c, NULL);
+	r = txnfs_lib_command(fs, dirfd, name, &c, answer);
+	if (r == -ENOENT || (r == -ENOTCONN && *answer)) /* what has the name now is somebody else's */
+		return txnfs_lib_fail(-ECANCELED, "%s: transaction \"%s\" was ended by someone else right after it began", fs->point, name);
 	if (r) {
 		txnfs_lib_text_save(text);
 		unlinkat(dirfd, name, AT_REMOVEDIR);

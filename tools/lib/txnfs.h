@@ -119,8 +119,8 @@ int txnfs_begin(struct txnfs *fs, const struct txnfs_options *options, struct tx
 
 /*
  * Begin a named transaction: whoever uses paths below txnfs_tx_root() works in it, any number of threads and processes
- * of the same user. `name` NULL: the library finds one that is not in use. -EEXIST: the name is in use. -EUSERS: too
- * many are open.
+ * of the same user. `name` NULL: the library finds one that is not in use. -EEXIST: the name is in use. -ECANCELED: it was
+ * ended by someone else while it was given its options. -EUSERS: too many are open.
  */
 int txnfs_begin_named(struct txnfs *fs, const char *name, const struct txnfs_options *options, struct txnfs_tx **out);
 

@@ -184,6 +184,8 @@ int xa_branch_begin(const struct xa_rm *rm, const char *gid)
 		return XAER_OUTSIDE;
 	if (r == -EEXIST)
 		return XAER_DUPID;
+	if (r == -ECANCELED)
+		return XA_RBROLLBACK;
 	if (r)
 		return r == -ESRCH || r == -EINVAL ? XAER_RMERR : xa_failure(r);
 	/* Again, now that nobody else can begin or prepare it. */
