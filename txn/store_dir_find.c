@@ -106,6 +106,18 @@ bool store_dir_id_has_handle(const struct store_id *id)
 	       id->len <= handle_offset(id) + MAX_HANDLE_SZ;
 }
 
+bool store_dir_id_birth(const struct store_id *id, struct timespec *born)
+{
+	uint64_t sec;
+	uint32_t nsec;
+	if (id->bytes[0] != TAG_INODE)
+		return false;
+	memcpy(&sec, id->bytes + 9, 8);
+	memcpy(&nsec, id->bytes + 17, 4);
+	*born = (struct timespec){.tv_sec = (time_t)le64toh(sec), .tv_nsec = (long)le32toh(nsec)};
+	return born->tv_sec || born->tv_nsec;
+}
+
 int store_dir_open_id(struct store_dir *sd, const struct store_id *id)
 {
 	union handle_space h;
