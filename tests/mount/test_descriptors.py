@@ -165,10 +165,10 @@ def test_many_open_files(t):
     m = few(t, options="checkpoint_seconds=3600")
     fill(m.mnt)
     names = [m(f"d{i % 10}/f{i}") for i in range(FILES)]
-    ctl(m.mnt, "begin")
-    for i in range(0, FILES, 7):
-        write(m(f"d{i % 10}/new{i}"), f"new {i}")
-        os.unlink(names[-1 - i])
+    n = m.named()
+    for i in range(0, FILES // 2, 7):
+        write(n(f"d{i % 10}/new{i}"), f"new {i}")
+        os.unlink(n(f"d{(FILES - 1 - i) % 10}/f{FILES - 1 - i}"))
     a = t.actor()
     got = a(hold, names[:FILES // 2])
     check(32 <= got < FILES // 2, got)
@@ -180,10 +180,10 @@ def test_many_open_files(t):
     for name in names[:FILES // 2]:
         os.stat(name)
     os.mkdir(m("dir"))
-    ctl(m.mnt, "commit")
-    for i in range(0, FILES, 7):
+    n.ctl("commit")
+    for i in range(0, FILES // 2, 7):
         os.rename(m(f"d{i % 10}/new{i}"), m(f"d{i % 10}/newer{i}"))
-    for i in range(0, FILES, 14):
+    for i in range(0, FILES // 2, 14):
         os.unlink(m(f"d{i % 10}/newer{i}"))
     for name in names[:got]:
         os.unlink(name)
