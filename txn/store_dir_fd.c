@@ -97,14 +97,14 @@ void store_dir_put(struct store_obj *obj)
 
 static bool placed_at(const struct store_dir_obj *o, const struct store_dir_obj *dir, const char *name)
 {
-	return o->parent == dir && o->parent && strcmp(o->name, name) == 0;
+	return o->parent == dir && strcmp(o->name, name) == 0;
 }
 
 /* With the lock held. dir NULL: unknown. Without memory (false) the place becomes unknown, which is always allowed. */
 static bool set_place(struct store_dir *sd, struct store_dir_obj *o, struct store_dir_obj *dir, const char *name,
                       struct store_dir_obj **reap)
 {
-	if (o->fixed || placed_at(o, dir, name))
+	if (o->fixed || (dir ? placed_at(o, dir, name) : !o->parent))
 		return true;
 	struct store_dir_obj *old = o->parent;
 	char *copy = dir ? strdup(name) : NULL;

@@ -53,7 +53,7 @@ static int birth(int dirfd, const char *name, uint8_t out[BORN_SIZE], bool *born
 
 static int inode_id(int dirfd, const char *name, struct store_id *id)
 {
-	uint64_t ino;
+	uint64_t ino = 0;
 	bool born;
 	int r = birth(dirfd, name, id->bytes + 9, &born, &ino);
 	if (r < 0)
