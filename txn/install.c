@@ -218,8 +218,9 @@ static int install_objects(struct install *in, bool dirs, uint64_t *count)
 		r = !dirs && (w->changed & (TXN_CH_DATA | TXN_CH_SIZE)) ? install_data(in, w) : 0;
 		if (!r)
 			r = install_attrs(in, w);
-		if ((r == -ENOENT || r == -ESTALE) && in->ws->resolve)
-			r = 0; /* recovery: removed by a later, durable operation */
+		/* Recovery: removed by a later, durable operation. Else a directory that an earlier try has removed. */
+		if ((r == -ENOENT || r == -ESTALE) && (in->ws->resolve || atomic_load(&w->obj->gone)))
+			r = 0;
 		if (r)
 			return object_trouble(in, w, r);
 		if (count)
