@@ -13,7 +13,8 @@ int store_dir_file(struct store_dir_obj *o, int fd, struct store_file **out)
 		return -ENOMEM;
 	}
 	store_dir_get(&o->pub);
-	*f = (struct store_file){o, fd};
+	*f = (struct store_file){.obj = o, .fd = fd};
+	store_dir_file_opened(f);
 	*out = f;
 	return 0;
 }
@@ -62,7 +63,9 @@ void store_dir_file_close(struct store_file *f)
 {
 	if (!f)
 		return;
-	close(f->fd);
+	store_dir_file_closing(f);
+	if (f->fd >= 0)
+		close(f->fd);
 	store_dir_put(&f->obj->pub);
 	free(f);
 }
