@@ -173,9 +173,7 @@ static void op_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_
 		r = -EPERM;
 		goto out;
 	}
-	r = fusefs_view_over(p) ? -ESTALE : txn_can_open(fs->eng); /* before there is a file */
-	if (!r)
-		r = fusefs_handle_new(fs, NULL, &h);
+	r = fusefs_view_over(p) ? -ESTALE : fusefs_handle_new(fs, NULL, &h);
 	if (r)
 		goto out;
 	r = fusefs_again_begin(fs, req, p, name);

@@ -54,7 +54,7 @@ static void big_write(struct kit *k, struct txn *t, const char *path, uint64_t o
 
 static void set_xattr(struct kit *k, struct txn *t, const char *path, const char *value)
 {
-	struct txn_obj *obj = NULL;
+	struct txn_obj *obj;
 
 	assert_int_equal(kit_try_walk(k, t, path, &obj), 0);
 	assert_int_equal(txn_setxattr(k->eng, t, obj, "user.tag", value, strlen(value), 0), 0);

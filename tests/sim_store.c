@@ -90,7 +90,7 @@ static void ss_forsake(struct store_obj *obj)
 	struct sim *sim = o->sim;
 
 	SIM_LOCK(sim);
-	if (o->in && !o->in->names && !o->in->fixed) {
+	if (o->in) {
 		o->in->forsaken = true;
 		sim_inode_drop(sim, o->in);
 	}

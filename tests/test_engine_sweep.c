@@ -128,7 +128,7 @@ static int operation(struct kit *k, struct txn *v)
 {
 	static const mode_t kinds[] = {S_IFREG | 0644, S_IFREG | 0600, S_IFDIR | 0755, S_IFLNK | 0777};
 	unsigned op = rnd(14), x = rnd(1000), y = rnd(3000), z = rnd(4);
-	const char *p1 = any_path(), *p2 = any_path(), *n1, *n2 = NULL;
+	const char *p1 = any_path(), *p2 = any_path(), *n1, *n2;
 	struct txn_new nw = {.mode = kinds[z], .umask = 022, .uid = geteuid(), .gid = getegid()};
 	struct txn_obj *d1 = NULL, *d2 = NULL, *o = NULL;
 	struct stat st = {.st_size = y, .st_mode = 0400 | (x & 0377)};

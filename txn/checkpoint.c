@@ -80,7 +80,7 @@ static void unmark(struct txn_engine *eng, uint64_t clean)
 			continue;
 		TAILQ_REMOVE(&eng->marked_names, e, link);
 		HASH_DEL(e->dir->names, e);
-		txn_obj_put_weak(e->dir);
+		txn_obj_put(e->dir);
 		free(e);
 	}
 	pthread_rwlock_unlock(&eng->ns);
@@ -108,7 +108,7 @@ static void unmark(struct txn_engine *eng, uint64_t clean)
 		pthread_mutex_unlock(&eng->lock);
 		pthread_rwlock_unlock(&obj->lock);
 		if (!keep)
-			txn_obj_put_weak(obj);
+			txn_obj_put(obj);
 	}
 }
 

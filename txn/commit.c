@@ -199,34 +199,25 @@ int txn_release(struct txn *t, const char *name)
 /* ---- end ---- */
 
 /* Staged inodes that no name refers to, to be removed when the workspace has gone. */
-static int staged_leftovers(struct txn *t, struct base_vec *objs)
+static int staged_leftovers(struct txn *t, struct base_vec *files)
 {
 	struct txn_wsobj *w, *tmp;
 	int r = 0;
 
 	HASH_ITER (hh, t->ws.objs, w, tmp)
-		if (w->staged && !r) {
-			r = base_vec_push(objs, (uintptr_t)w->obj);
-			if (!r)
-				txn_obj_get(w->obj);
-		}
+		if (w->staged && !r)
+			r = base_vec_push(files, w->oid << 1 | (S_ISDIR(w->obj->home->kind) ? 1 : 0));
 	return r;
 }
 
-static void sweep(struct txn_engine *eng, struct base_vec *objs)
+static void sweep(struct txn_engine *eng, struct base_vec *files)
 {
 	struct store_obj *stage = eng->so->stage(eng->store);
 	char name[20];
 
-	for (size_t i = 0; i < objs->n; i++) {
-		struct txn_obj *obj = (struct txn_obj *)(uintptr_t)objs->v[i];
-
-		eng->so->unlink(stage, txn_stage_name(txn_obj_oid(obj), name), S_ISDIR(obj->home->kind));
-		if (atomic_load(&obj->dead)) /* the kernel may know it for long, but it is answered without home */
-			eng->so->forsake(obj->home);
-		txn_obj_put(obj);
-	}
-	base_vec_free(objs); /* what could not be removed, recovery sweeps */
+	for (size_t i = 0; i < files->n; i++)
+		eng->so->unlink(stage, txn_stage_name(files->v[i] >> 1, name), files->v[i] & 1);
+	base_vec_free(files); /* what could not be removed, recovery sweeps */
 }
 
 /* The space that it has not used, or has asked for in vain. */
@@ -241,17 +232,17 @@ void txn_discard(struct txn *t, enum txn_state state)
 {
 	struct txn_rec abort_rec = {.type = TXN_REC_ABORT};
 	struct txn_engine *eng = t->eng;
-	struct base_vec objs = {0};
+	struct base_vec files = {0};
 
 	if (t->first && txn_state(t) == TXN_ACTIVE && !txn_engine_error(eng))
 		txn_log(t, &abort_rec, true, NULL); /* a courtesy: without COMMIT it is lost anyway */
 	if (!txn_engine_error(eng)) /* else COMMIT may be in the log: the next recovery sweeps them, or needs them */
-		staged_leftovers(t, &objs);
+		staged_leftovers(t, &files);
 	pthread_rwlock_wrlock(&eng->ns);
 	atomic_store(&t->state, (int)state);
 	txn_ws_detach(&t->ws, 0);
 	pthread_rwlock_unlock(&eng->ns);
-	sweep(eng, &objs);
+	sweep(eng, &files);
 	txn_isolation_end(t);
 	txn_give_back(t);
 	pthread_mutex_lock(&eng->lock);
@@ -488,15 +479,15 @@ int txn_finish(struct txn *t)
 {
 	struct txn_rec rec = {.type = TXN_REC_END};
 	struct txn_engine *eng = t->eng;
-	struct base_vec objs = {0};
+	struct base_vec files = {0};
 
-	staged_leftovers(t, &objs);
+	staged_leftovers(t, &files);
 	pthread_rwlock_wrlock(&eng->ns);
 	txn_ws_detach(&t->ws, t->commit_lsn);
 	atomic_store(&t->state, TXN_ENDED);
 	pthread_rwlock_unlock(&eng->ns);
 	txn_waits_release(t);
-	sweep(eng, &objs);
+	sweep(eng, &files);
 	if (!txn_engine_error(eng))
 		txn_log(t, &rec, true, NULL); /* saves nothing but a reader's time; redo is repeatable without */
 	txn_discharge(t);

@@ -126,14 +126,14 @@ static void unmark_all(struct txn_engine *eng)
 	while ((e = TAILQ_FIRST(&eng->marked_names))) {
 		TAILQ_REMOVE(&eng->marked_names, e, link);
 		HASH_DEL(e->dir->names, e);
-		txn_obj_put_weak(e->dir);
+		txn_obj_put(e->dir);
 		free(e);
 	}
 	pthread_rwlock_unlock(&eng->ns);
 	while ((obj = TAILQ_FIRST(&eng->marked))) {
 		TAILQ_REMOVE(&eng->marked, obj, marked_link);
 		obj->marked = false;
-		txn_obj_put_weak(obj);
+		txn_obj_put(obj);
 	}
 }
 

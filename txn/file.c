@@ -2,49 +2,6 @@
 #include "txn/private.h"
 
 #include <fcntl.h>
-#include <syslog.h>
-
-int txn_file_room(struct txn_engine *eng, unsigned part)
-{
-	unsigned max = eng->store->max_open, n = atomic_fetch_add(&eng->files, 1);
-
-	if (!max || n < max / part)
-		return 0;
-	atomic_fetch_sub(&eng->files, 1);
-	if (part == 1 && !atomic_exchange(&eng->full, true))
-		base_log(LOG_WARNING, "%u files are open, and no more can be: raise the daemon's limit of open files (RLIMIT_NOFILE)", n);
-	return -ENFILE;
-}
-
-int txn_can_open(struct txn_engine *eng)
-{
-	int r = txn_file_room(eng, 1);
-
-	if (!r)
-		atomic_fetch_sub(&eng->files, 1);
-	return r;
-}
-
-static struct txn_file *new_file(struct txn_engine *eng, struct txn *view, struct txn_obj *obj, int flags, int *r)
-{
-	struct txn_file *f;
-
-	*r = txn_file_room(eng, 1);
-	if (*r)
-		return NULL;
-	f = calloc(1, sizeof(*f));
-	if (!f) {
-		atomic_fetch_sub(&eng->files, 1);
-		*r = -ENOMEM;
-		return NULL;
-	}
-	f->eng = eng;
-	f->obj = txn_obj_get(obj);
-	f->txn = view ? txn_get(view) : NULL;
-	f->flags = flags;
-	atomic_fetch_add(&obj->opens, 1);
-	return f;
-}
 
 int txn_open(struct txn_engine *eng, struct txn *view, struct txn_obj *obj, int flags, struct txn_file **out)
 {
@@ -63,9 +20,14 @@ int txn_open(struct txn_engine *eng, struct txn *view, struct txn_obj *obj, int 
 		if (r)
 			return r;
 	}
-	f = new_file(eng, view, obj, flags, &r);
+	f = calloc(1, sizeof(*f));
 	if (!f)
-		return r;
+		return -ENOMEM;
+	f->eng = eng;
+	f->obj = txn_obj_get(obj);
+	f->txn = view ? txn_get(view) : NULL;
+	f->flags = flags;
+	atomic_fetch_add(&obj->opens, 1);
 	/* Access was checked against the view's mode, which home may not have yet: overcome home's. */
 	f->keep = txn_hist_keep(txn_view(view), obj);
 	if (f->keep)
@@ -92,12 +54,16 @@ int txn_open(struct txn_engine *eng, struct txn *view, struct txn_obj *obj, int 
 int txn_file_new(struct txn_engine *eng, struct txn *view, struct txn_obj *obj, struct store_file *home,
                  struct txn_file **out)
 {
-	int r;
-	struct txn_file *f = new_file(eng, view, obj, O_RDWR, &r);
+	struct txn_file *f = calloc(1, sizeof(*f));
 
 	if (!f)
-		return r;
+		return -ENOMEM;
+	f->eng = eng;
+	f->obj = txn_obj_get(obj);
+	f->txn = view ? txn_get(view) : NULL;
+	f->flags = O_RDWR;
 	f->home = home;
+	atomic_fetch_add(&obj->opens, 1);
 	*out = f;
 	return 0;
 }
@@ -109,7 +75,6 @@ void txn_close(struct txn_file *f)
 	else if (f->home)
 		f->eng->so->close_file(f->home);
 	atomic_fetch_sub(&f->obj->opens, 1);
-	atomic_fetch_sub(&f->eng->files, 1);
 	txn_obj_put(f->obj);
 	if (f->txn)
 		txn_put(f->txn);

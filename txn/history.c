@@ -224,7 +224,7 @@ static bool insert(struct txn_history *hy, struct txn_hist *h, uint64_t bound)
 		TAILQ_INSERT_BEFORE(next, h, link);
 	else
 		TAILQ_INSERT_TAIL(&h->obj->hist, h, link);
-	txn_obj_get_weak(h->obj);
+	txn_obj_get(h->obj);
 	return true;
 }
 
@@ -422,7 +422,7 @@ static void node_end(struct txn_history *hy, struct txn_hist *h, struct txn_snap
 	}
 	pthread_rwlock_unlock(&obj->lock);
 	if (drop)
-		txn_obj_put_weak(obj);
+		txn_obj_put(obj);
 }
 
 void txn_snapshot_end(struct txn_engine *eng, struct txn_snapshot *s)

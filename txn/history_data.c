@@ -133,7 +133,6 @@ void txn_keep_put(struct txn_keep *k)
 	if (atomic_fetch_sub(&k->refs, 1) != 1)
 		return;
 	eng->so->close_file(k->file);
-	atomic_fetch_sub(&eng->files, 1);
 	free(k);
 	pthread_mutex_lock(&eng->history.lock);
 	eng->history.keeps--;
@@ -209,7 +208,7 @@ void txn_keep_contents(struct txn_obj *obj, struct txn_hist *h)
 	struct txn_engine *eng = obj->eng;
 	struct txn_history *hy = &eng->history;
 	struct txn_keep *k;
-	bool few, room;
+	bool few;
 
 	if (!S_ISREG(obj->home->kind) || h->keep)
 		return;
@@ -217,8 +216,7 @@ void txn_keep_contents(struct txn_obj *obj, struct txn_hist *h)
 	few = hy->keeps < KEEPS_MAX;
 	hy->keeps += few;
 	pthread_mutex_unlock(&hy->lock);
-	room = few && !txn_file_room(eng, 4); /* those of users come first */
-	k = room ? calloc(1, sizeof(*k)) : NULL;
+	k = few ? calloc(1, sizeof(*k)) : NULL;
 	if (k && !eng->so->open(obj->home, O_RDWR, true, &k->file)) {
 		k->eng = eng;
 		atomic_init(&k->refs, 1);
@@ -226,8 +224,6 @@ void txn_keep_contents(struct txn_obj *obj, struct txn_hist *h)
 		return;
 	}
 	free(k);
-	if (room)
-		atomic_fetch_sub(&eng->files, 1);
 	if (few) {
 		pthread_mutex_lock(&hy->lock);
 		hy->keeps--;

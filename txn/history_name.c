@@ -56,7 +56,7 @@ static struct txn_hist_entry *get_entry(struct txn_obj *dir, const char *name)
 		free(e);
 		return NULL;
 	}
-	e->dir = txn_obj_get_weak(dir);
+	e->dir = txn_obj_get(dir);
 	return e;
 }
 
@@ -68,7 +68,7 @@ static void drop_empty(struct txn_hist_entry *e)
 		return;
 	HASH_DEL(dir->hist_names, e);
 	free(e);
-	txn_obj_put_weak(dir);
+	txn_obj_put(dir);
 }
 
 /* Give it to the newest snapshot, unless that has ended meanwhile. */
@@ -111,7 +111,7 @@ void txn_keep_name(struct txn_obj *dir, const char *name, uint64_t bound, struct
 		n->entry = e;
 		n->epoch = number;
 		if (insert(hy, n)) {
-			n->there = there ? txn_obj_get_weak(there) : NULL;
+			n->there = there ? txn_obj_get(there) : NULL;
 			return;
 		}
 		free(n);
@@ -229,7 +229,7 @@ void txn_hist_names_end(struct txn_engine *eng, struct txn_snapshot *s, struct t
 				continue;
 			TAILQ_REMOVE(&n->entry->nodes, n, link);
 			if (n->there)
-				txn_obj_put_weak(n->there);
+				txn_obj_put(n->there);
 			drop_empty(n->entry);
 			free(n);
 		}

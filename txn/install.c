@@ -20,7 +20,6 @@
 #include <syslog.h>
 
 #define COPY_CHUNK (1u << 20)
-#define DESCRIPTOR_TRIES 100 /* a second */
 
 /* ---- contents and attributes ---- */
 
@@ -218,9 +217,8 @@ static int install_objects(struct install *in, bool dirs, uint64_t *count)
 		r = !dirs && (w->changed & (TXN_CH_DATA | TXN_CH_SIZE)) ? install_data(in, w) : 0;
 		if (!r)
 			r = install_attrs(in, w);
-		/* Recovery: removed by a later, durable operation. Else a directory that an earlier try has removed. */
-		if ((r == -ENOENT || r == -ESTALE) && (in->ws->resolve || atomic_load(&w->obj->gone)))
-			r = 0;
+		if ((r == -ENOENT || r == -ESTALE) && in->ws->resolve)
+			r = 0; /* recovery: removed by a later, durable operation */
 		if (r)
 			return object_trouble(in, w, r);
 		if (count)
@@ -248,19 +246,12 @@ int txn_install(struct txn_ws *ws, struct txn *t UNUSED, uint64_t *objects, uint
 	return r;
 }
 
-static bool no_descriptors(int r)
-{
-	return r == -EMFILE || r == -ENFILE;
-}
-
 int txn_install_reserved(struct txn *t)
 {
-	int r, tries = 0;
+	int r;
 
 	txn_keep_installed(t);
-	/* The other requests that have the descriptors end, or the whole system has them for a moment. */
-	while (no_descriptors(r = txn_install(&t->ws, t, NULL, NULL)) && tries++ < DESCRIPTOR_TRIES)
-		nanosleep(&(struct timespec){.tv_nsec = 10000000}, NULL);
+	r = txn_install(&t->ws, t, NULL, NULL);
 	if ((r == -ENOSPC || r == -EDQUOT) && t->reserved) {
 		txn_give_back(t);
 		r = txn_install(&t->ws, t, NULL, NULL);
@@ -270,7 +261,7 @@ int txn_install_reserved(struct txn *t)
 
 /*
  * The installer: committed transactions in the order of their commits. For want of space it gives back what commit
- * reserved and tries again, for as long as it takes, and for want of descriptors too: everyone reads the right contents from the log meanwhile.
+ * reserved and tries again, for as long as it takes: everyone reads the right contents from the log meanwhile.
  */
 void *txn_installer(void *arg)
 {
@@ -298,17 +289,17 @@ void *txn_installer(void *arg)
 			eng->install_stuck = false;
 			continue;
 		}
-		if (r != -ENOSPC && r != -EDQUOT && !no_descriptors(r))
+		if (r != -ENOSPC && r != -EDQUOT)
 			txn_engine_fail(eng, "transaction %llu is committed but cannot be installed at \"%s\": %s",
 			                (unsigned long long)t->id, t->ws.trouble, strerror(-r));
 		pthread_mutex_lock(&eng->lock);
 		if (atomic_load(&eng->failed))
 			continue;
 		if (!eng->install_stuck)
-			base_log(LOG_WARNING, "transaction %llu is committed and waits for %s to be installed; free some",
-			         (unsigned long long)t->id, no_descriptors(r) ? "file descriptors" : "space");
+			base_log(LOG_WARNING, "transaction %llu is committed and waits for space to be installed; free some",
+			         (unsigned long long)t->id);
 		eng->install_stuck = true;
-		txn_waits_stuck(eng, no_descriptors(r) ? -ENFILE : -ENOSPC);
+		txn_waits_stuck(eng, -ENOSPC);
 		pthread_cond_broadcast(&eng->installed);
 		if (eng->stopping)
 			break;

@@ -118,7 +118,7 @@ static int clear_name(struct install *in, struct txn_name *e, struct txn_obj *cu
 	if (!dir) {
 		r = in->so->unlink(e->dir->home, e->name, false);
 		/* Ours, the workspace's and the entry's reference: nobody else knows it any more. */
-		if (!r && atomic_load(&cur->refs) - atomic_load(&cur->weak) <= 3)
+		if (!r && atomic_load(&cur->refs) <= 3)
 			in->so->forsake(cur->home);
 		return r;
 	}

@@ -61,22 +61,14 @@ void txn_obj_put(struct txn_obj *obj)
 {
 	struct txn_engine *eng = obj->eng;
 	unsigned long n = atomic_load(&obj->refs);
-	struct store_obj *home = NULL;
 
-	while (n > 1 && n - 1 > atomic_load(&obj->weak))
+	while (n > 1)
 		if (atomic_compare_exchange_weak(&obj->refs, &n, n - 1))
 			return;
-	/* Perhaps the last: only under the table's lock, where intern could find it. Or the last that is not weak. */
+	/* Perhaps the last: only under the table's lock, where intern could find it. */
 	pthread_mutex_lock(&eng->tab);
-	n = atomic_fetch_sub(&obj->refs, 1) - 1;
-	if (n) {
-		if (obj->home && n <= atomic_load(&obj->weak))
-			home = eng->so->get(obj->home);
+	if (atomic_fetch_sub(&obj->refs, 1) != 1) {
 		pthread_mutex_unlock(&eng->tab);
-		if (home) {
-			eng->so->forsake(home);
-			eng->so->put(home);
-		}
 		return;
 	}
 	if (obj->home)
@@ -89,29 +81,6 @@ void txn_obj_put(struct txn_obj *obj)
 		eng->so->put(obj->home);
 	pthread_rwlock_destroy(&obj->lock);
 	free(obj);
-}
-
-void txn_obj_weaken(struct txn_obj *obj)
-{
-	atomic_fetch_add(&obj->weak, 1);
-}
-
-void txn_obj_strengthen(struct txn_obj *obj)
-{
-	atomic_fetch_sub(&obj->weak, 1);
-}
-
-struct txn_obj *txn_obj_get_weak(struct txn_obj *obj)
-{
-	txn_obj_get(obj);
-	txn_obj_weaken(obj);
-	return obj;
-}
-
-void txn_obj_put_weak(struct txn_obj *obj)
-{
-	txn_obj_strengthen(obj);
-	txn_obj_put(obj);
 }
 
 uint64_t txn_obj_ino(const struct txn_obj *obj)
@@ -166,7 +135,7 @@ void txn_obj_mark(struct txn_obj *obj, uint64_t lsn)
 	pthread_mutex_lock(&eng->lock);
 	if (!obj->marked) {
 		obj->marked = true;
-		txn_obj_get_weak(obj);
+		txn_obj_get(obj);
 		TAILQ_INSERT_TAIL(&eng->marked, obj, marked_link);
 		eng->st.logged_objects++;
 	}

@@ -190,7 +190,6 @@ struct txn_obj {
 	struct txn_engine *eng;
 	struct store_obj *home; /* owned; NULL only during recovery, for what is missing */
 	atomic_ulong refs;
-	atomic_ulong weak;      /* how many of them are marks and history, which can do without home's object when it is removed */
 	_Atomic uint64_t oid;   /* number in the log; 0: none yet. Written once under eng->lock */
 	_Atomic(void *) user;   /* layer above, under a lock of its own; read without any */
 	atomic_uint opens;      /* open files: contents must stay reachable */
@@ -314,8 +313,6 @@ struct txn_engine {
 	struct txn_stats st;
 
 	struct txn_name_list marked_names; /* [ns] */
-	atomic_uint files;  /* open, for users and to keep contents; store->max_open is the limit */
-	atomic_bool full;   /* that was reached, and said */
 	_Atomic uint64_t size_ok; /* files can be as large as this: probed */
 	atomic_bool failed;      /* error[] is set and will not change */
 	_Atomic uint64_t plain_gen;  /* > 0; advanced by each unlogged plain change, after the change */
@@ -404,21 +401,9 @@ int txn_wait_installs(struct txn_engine *eng, bool all);
 struct timespec txn_now(void);
 int txn_new(struct txn_engine *eng, bool implicit, struct txn **out);
 
-/* file.c */
-int txn_file_room(struct txn_engine *eng, unsigned part); /* counts one more, as long as they are less than 1/part of the limit; -ENFILE */
-
 /* object.c */
 struct txn_obj *txn_obj_intern(struct txn_engine *eng, struct store_obj *home); /* takes over the reference; NULL: -ENOMEM */
 struct txn_obj *txn_obj_orphan(struct txn_engine *eng); /* recovery: without home */
-/*
- * A reference that only remembers (I5 marks, history), and the change of an ordinary one to such a one. When there are no others, and
- * the object has been removed at home, the store is told to let it go: no descriptor is kept for what nobody can reach.
- * Who turns or puts such references has an ordinary one meanwhile, or does not look at home.
- */
-struct txn_obj *txn_obj_get_weak(struct txn_obj *obj);
-void txn_obj_put_weak(struct txn_obj *obj);
-void txn_obj_weaken(struct txn_obj *obj);
-void txn_obj_strengthen(struct txn_obj *obj);
 uint64_t txn_obj_oid(struct txn_obj *obj);              /* gives it a number when it has none */
 void txn_obj_mark(struct txn_obj *obj, uint64_t lsn);   /* [obj->lock exclusive] I5 */
 void txn_obj_dirty(struct txn_obj *obj);                /* a plain change went home unlogged */

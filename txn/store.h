@@ -87,10 +87,7 @@ struct store_ops {
 	struct store_obj *(*trash)(struct store *st); /* STATE/trash, borrowed */
 	struct store_obj *(*get)(struct store_obj *obj);
 	void (*put)(struct store_obj *obj);
-	/*
-	 * If it has been removed for good: nobody will use it again, though references to it remain, so let it go now.
-	 * Operations on it say -ESTALE from then on, and its inode number is free for others.
-	 */
+	/* It has been removed for good and nobody will use it again, though references to it remain: let it go now. */
 	void (*forsake)(struct store_obj *obj);
 	int (*id)(struct store_obj *obj, struct store_id *id);
 	/*
@@ -169,11 +166,6 @@ struct store {
 	 */
 	bool sealed, foreign;
 	uint64_t link_max; /* names that one file can have; 0: not known */
-	/*
-	 * How many files should be open at a time, at most: the other descriptors that this process may have are needed for
-	 * everything else. 0: no limit.
-	 */
-	unsigned max_open;
 	char uuid[37];     /* of this directory, from its first seal() on; "": it has none */
 };
 

@@ -7,13 +7,9 @@
 #include <sys/resource.h>
 #include <sys/vfs.h>
 
-/*
- * Half of the descriptors are for objects, which give way to open files. A quarter, and some, must be left for all that is not
- * an open file: without them not even a file could be looked up, nor a commit carried home. More than this many bring nothing.
- */
+/* Half of the descriptors are for objects, the others for open files; more than this many bring nothing. */
 #define MAX_CACHED (1u << 18)
 #define MIN_CACHED 4u
-#define SPARE 128u
 
 static struct store_obj *get_root(struct store *st)
 {
@@ -94,21 +90,19 @@ static const struct store_ops dir_ops = {
 	.statfs = get_statfs,
 };
 
-static void descriptor_limits(struct store_dir *sd, unsigned wanted)
+static unsigned descriptor_limit(unsigned wanted)
 {
 	struct rlimit rl;
-	sd->max_fds = wanted > MIN_CACHED ? wanted : MIN_CACHED;
+	if (wanted)
+		return wanted < MIN_CACHED ? MIN_CACHED : wanted;
 	if (getrlimit(RLIMIT_NOFILE, &rl) < 0)
-		return;
-	if (!wanted && rl.rlim_cur < rl.rlim_max) {
+		return MIN_CACHED;
+	if (rl.rlim_cur < rl.rlim_max) {
 		struct rlimit more = {rl.rlim_max, rl.rlim_max};
 		if (setrlimit(RLIMIT_NOFILE, &more) == 0)
 			rl = more;
 	}
-	uint64_t n = base_min_u64(rl.rlim_cur, UINT32_MAX), spare = n / 4 + SPARE;
-	if (!wanted)
-		sd->max_fds = (unsigned)base_max_u64(MIN_CACHED, base_min_u64(n / 2, MAX_CACHED));
-	sd->pub.max_open = (unsigned)base_max_u64(n > spare ? n - spare : 0, n / 4);
+	return (unsigned)base_max_u64(MIN_CACHED, base_min_u64(rl.rlim_cur / 2, MAX_CACHED));
 }
 
 /* Most names that a file can have: filesystems say so only when it is too late for a transaction. */
@@ -226,7 +220,7 @@ int store_dir_open(const char *src, const struct store_dir_options *opt, struct 
 	sd->read_only = opt->read_only;
 	sd->euid = geteuid();
 	sd->egid = getegid();
-	descriptor_limits(sd, opt->max_cached);
+	sd->max_fds = descriptor_limit(opt->max_cached);
 	pthread_mutex_init(&sd->lock, NULL);
 	pthread_mutex_init(&sd->widen_lock, NULL);
 	pthread_mutex_init(&sd->space_lock, NULL);

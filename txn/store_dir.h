@@ -10,7 +10,6 @@
  *   store_dir_state.c  the state directory: creation, format file, lock
  *   store_dir_space.c  the ballast
  *   store_dir_fd.c     object table, descriptor cache, reopening
- *   store_dir_gone.c   objects without a name
  *   store_dir_find.c   ids, resolve
  *   store_dir_name.c   lookup, link, unlink, rename, readdir, readlink
  *   store_dir_make.c   create, tmpfile
@@ -46,9 +45,6 @@ struct store_dir_obj {
 	unsigned pins;                /* lock; operations using fd right now */
 	int fd;                       /* lock; O_PATH, -1 when evicted. A pin keeps it open and may use it unlocked */
 	bool keep;                    /* lock; must not be evicted: it could not be found again */
-	bool gone;                    /* lock; removed for good: only its descriptor leads to it */
-	bool forsaken;                /* lock; and nobody needs that: closed when it is not in use */
-	struct store_file *files;     /* lock; those that are open: through one of them it can be found again in any case */
 	bool fixed;                   /* set before it is shared: root and state directories, always kept */
 	struct store_dir_obj *newer;  /* lock; LRU list of those with fd >= 0, no pins and not kept */
 	struct store_dir_obj *older;  /* lock */
@@ -96,7 +92,6 @@ struct store_dir {
 struct store_file {
 	struct store_dir_obj *obj;
 	int fd;
-	struct store_file *next, **link; /* lock; in obj->files */
 };
 
 /* Use of an object's descriptor. */
@@ -165,30 +160,18 @@ void store_dir_moved(struct store_dir_obj *o, struct store_dir_obj *dir, const c
 void store_dir_linked(struct store_dir_obj *o, struct store_dir_obj *dir, const char *name);
 /* (dir, name) was removed or replaced; victim is pinned. */
 void store_dir_removed(struct store_dir_obj *dir, const char *name, const struct store_dir_pin *victim);
+void store_dir_forsake(struct store_obj *obj);
+/* Removed for good, or without a name yet: keep its descriptor. */
+void store_dir_keep(struct store_dir_obj *o);
 int store_dir_place(struct store_obj *obj, struct store_obj **parent, char **name);
-/* With the lock held: put it where its state says: at the young end of the LRU, or nowhere. */
-void store_dir_lru_update(struct store_dir *sd, struct store_dir_obj *o);
 /* Frees all objects; at close. */
 void store_dir_drop_all(struct store_dir *sd);
-
-/* store_dir_gone.c */
-
-/* Without a name yet: keep its descriptor. */
-void store_dir_keep(struct store_dir_obj *o);
-void store_dir_forsake(struct store_obj *obj);
-/* With the lock held: the descriptor of one that is forsaken, to be closed; -1: none, or in use. */
-int store_dir_let_go(struct store_dir *sd, struct store_dir_obj *o);
-/* A file of the object has been opened, and is about to be closed, with its descriptor. */
-void store_dir_file_opened(struct store_file *f);
-void store_dir_file_closing(struct store_file *f);
 
 /* store_dir_find.c */
 int store_dir_id_at(struct store_dir *sd, int dirfd, const char *name, struct store_id *id);
 /* O_PATH descriptor by an id that holds a handle; -EOPNOTSUPP when it does not. */
 int store_dir_open_id(struct store_dir *sd, const struct store_id *id);
 bool store_dir_id_has_handle(const struct store_id *id);
-/* The birth time in an id without a handle; false: none. */
-bool store_dir_id_birth(const struct store_id *id, struct timespec *born);
 int store_dir_id_pinned(const struct store_dir_pin *pin, struct store_id *id);
 int store_dir_id(struct store_obj *obj, struct store_id *id);
 int store_dir_resolve(struct store *st, const struct store_id *id, const char *hint, const char *stage_name,

@@ -13,8 +13,7 @@ int store_dir_file(struct store_dir_obj *o, int fd, struct store_file **out)
 		return -ENOMEM;
 	}
 	store_dir_get(&o->pub);
-	*f = (struct store_file){.obj = o, .fd = fd};
-	store_dir_file_opened(f);
+	*f = (struct store_file){o, fd};
 	*out = f;
 	return 0;
 }
@@ -63,9 +62,7 @@ void store_dir_file_close(struct store_file *f)
 {
 	if (!f)
 		return;
-	store_dir_file_closing(f);
-	if (f->fd >= 0)
-		close(f->fd);
+	close(f->fd);
 	store_dir_put(&f->obj->pub);
 	free(f);
 }

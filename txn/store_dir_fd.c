@@ -23,16 +23,11 @@ static void lru_remove(struct store_dir *sd, struct store_dir_obj *o)
 	o->newer = o->older = NULL;
 }
 
-/* Must its descriptor stay, because it could not be found again? What has been removed is found through an open file. */
-static bool stays(const struct store_dir_obj *o)
-{
-	return o->keep && !(o->gone && o->files);
-}
-
-void store_dir_lru_update(struct store_dir *sd, struct store_dir_obj *o)
+/* Put it where its state says: at the young end, or nowhere. */
+static void lru_update(struct store_dir *sd, struct store_dir_obj *o)
 {
 	lru_remove(sd, o);
-	if (o->fd < 0 || o->pins || stays(o))
+	if (o->fd < 0 || o->pins || o->keep)
 		return;
 	o->older = sd->newest;
 	*(sd->newest ? &sd->newest->newer : &sd->oldest) = o;
@@ -49,7 +44,7 @@ static void put_locked(struct store_dir *sd, struct store_dir_obj *o, struct sto
 		if (o->hh.tbl)
 			HASH_DEL(sd->table, o);
 		o->keep = true;
-		store_dir_lru_update(sd, o);
+		lru_update(sd, o);
 		if (o->fd >= 0)
 			sd->open_fds--;
 		o->reap = *reap;
@@ -97,14 +92,14 @@ void store_dir_put(struct store_obj *obj)
 
 static bool placed_at(const struct store_dir_obj *o, const struct store_dir_obj *dir, const char *name)
 {
-	return o->parent == dir && strcmp(o->name, name) == 0;
+	return o->parent == dir && o->parent && strcmp(o->name, name) == 0;
 }
 
 /* With the lock held. dir NULL: unknown. Without memory (false) the place becomes unknown, which is always allowed. */
 static bool set_place(struct store_dir *sd, struct store_dir_obj *o, struct store_dir_obj *dir, const char *name,
                       struct store_dir_obj **reap)
 {
-	if (o->fixed || (dir ? placed_at(o, dir, name) : !o->parent))
+	if (o->fixed || placed_at(o, dir, name))
 		return true;
 	struct store_dir_obj *old = o->parent;
 	char *copy = dir ? strdup(name) : NULL;
@@ -172,8 +167,7 @@ void store_dir_linked(struct store_dir_obj *o, struct store_dir_obj *dir, const 
 	if (!o->parent)
 		set_place(sd, o, dir, name, &reap);
 	o->keep = o->fixed;
-	o->gone = false;
-	store_dir_lru_update(sd, o);
+	lru_update(sd, o);
 	pthread_mutex_unlock(&sd->lock);
 	reap_all(reap);
 }
@@ -191,9 +185,36 @@ void store_dir_removed(struct store_dir_obj *dir, const char *name, const struct
 	if (placed_at(o, dir, name))
 		set_place(sd, o, NULL, NULL, &reap);
 	if (gone)
-		o->keep = o->gone = true;
+		o->keep = true;
 	pthread_mutex_unlock(&sd->lock);
 	reap_all(reap);
+}
+
+void store_dir_keep(struct store_dir_obj *o)
+{
+	struct store_dir *sd = store_dir_home(o);
+	pthread_mutex_lock(&sd->lock);
+	o->keep = true;
+	lru_update(sd, o);
+	pthread_mutex_unlock(&sd->lock);
+}
+
+void store_dir_forsake(struct store_obj *obj)
+{
+	struct store_dir_obj *o = container_of(obj, struct store_dir_obj, pub);
+	struct store_dir *sd = store_dir_home(o);
+	int fd = -1;
+	pthread_mutex_lock(&sd->lock);
+	if (o->keep && !o->fixed && !o->pins && o->fd >= 0) {
+		fd = TAKE_FD(o->fd);
+		sd->open_fds--;
+		if (o->hh.tbl)
+			HASH_DEL(sd->table, o);
+		o->hh.tbl = NULL;
+	}
+	pthread_mutex_unlock(&sd->lock);
+	if (fd >= 0)
+		close(fd);
 }
 
 /* Eviction */
@@ -202,16 +223,14 @@ void store_dir_removed(struct store_dir_obj *dir, const char *name, const struct
 static bool reopenable(struct store_dir *sd, const struct store_dir_pin *pin)
 {
 	struct stat st;
-	pthread_mutex_lock(&sd->lock);
-	bool placed = pin->obj->parent, gone = pin->obj->gone;
-	pthread_mutex_unlock(&sd->lock);
-	if (gone)
-		return true; /* through a file, as long as one is open */
 	if (fstatat(pin->fd, "", &st, AT_EMPTY_PATH) < 0 || st.st_nlink == 0)
 		return false; /* removed by foreign hands: only this descriptor keeps it */
 	struct store_id id;
 	if (sd->by_handle && store_dir_id_pinned(pin, &id) == 0 && store_dir_id_has_handle(&id))
 		return true;
+	pthread_mutex_lock(&sd->lock);
+	bool placed = pin->obj->parent;
+	pthread_mutex_unlock(&sd->lock);
 	return placed;
 }
 
@@ -233,12 +252,12 @@ static void trim(struct store_dir *sd, unsigned limit)
 			o->keep = true;
 		int fd = -1;
 		/* Pinned meanwhile: in use, so not the oldest any more. Kept meanwhile: it has been removed. */
-		if (!o->pins && (!stays(o) || o->forsaken)) {
+		if (!o->pins && !o->keep) {
 			fd = o->fd;
 			o->fd = -1;
 			sd->open_fds--;
 		}
-		store_dir_lru_update(sd, o);
+		lru_update(sd, o);
 		put_locked(sd, o, &reap);
 		pthread_mutex_unlock(&sd->lock);
 		if (fd >= 0)
@@ -269,7 +288,7 @@ bool store_dir_relieve(struct store_dir *sd, int err)
 static void pin_locked(struct store_dir *sd, struct store_dir_obj *o, struct store_dir_pin *pin)
 {
 	o->pins++;
-	store_dir_lru_update(sd, o);
+	lru_update(sd, o);
 	*pin = (struct store_dir_pin){o, o->fd};
 }
 
@@ -281,13 +300,10 @@ void store_dir_unpin(struct store_dir_pin *pin)
 	struct store_dir *sd = store_dir_home(o);
 	pthread_mutex_lock(&sd->lock);
 	o->pins--;
-	int fd = store_dir_let_go(sd, o);
-	store_dir_lru_update(sd, o);
+	lru_update(sd, o);
 	bool over = sd->open_fds > sd->max_fds && sd->oldest;
 	pthread_mutex_unlock(&sd->lock);
 	*pin = (struct store_dir_pin){NULL, -1};
-	if (fd >= 0)
-		close(fd);
 	if (over)
 		trim(sd, sd->max_fds);
 }
@@ -407,31 +423,6 @@ static int reopen_by_name(struct store_dir_obj *o, struct store_dir_pin *pin)
 	return r == -EAGAIN ? -ESTALE : r;
 }
 
-static int reopen_by_file(struct store_dir_obj *o, struct store_dir_pin *pin)
-{
-	struct store_dir *sd = store_dir_home(o);
-	int fd;
-	do {
-		pthread_mutex_lock(&sd->lock);
-		fd = -ESTALE;
-		if (o->files) {
-			struct store_dir_proc proc = store_dir_proc(o->files->fd);
-			fd = open(proc.path, O_PATH | O_CLOEXEC);
-			fd = fd < 0 ? -errno : fd;
-		}
-		/* The last file has been closed, and has left its descriptor. */
-		if (fd == -ESTALE && o->fd >= 0)
-			pin_locked(sd, o, pin);
-		pthread_mutex_unlock(&sd->lock);
-	} while (!pin->obj && fd < 0 && store_dir_relieve(sd, fd));
-	if (pin->obj)
-		return 0;
-	if (fd < 0)
-		return fd;
-	install(o, fd, pin);
-	return 0;
-}
-
 static int reopen_by_handle(struct store_dir_obj *o, struct store_dir_pin *pin)
 {
 	struct store_dir *sd = store_dir_home(o);
@@ -454,12 +445,9 @@ int store_dir_pin(struct store_dir_obj *o, struct store_dir_pin *pin)
 	pthread_mutex_lock(&sd->lock);
 	if (o->fd >= 0)
 		pin_locked(sd, o, pin);
-	bool gone = o->gone;
 	pthread_mutex_unlock(&sd->lock);
 	if (pin->obj)
 		return 0;
-	if (gone)
-		return reopen_by_file(o, pin);
 	/* Filesystems that forget handles (FUSE without export) may still know the name. */
 	return reopen_by_handle(o, pin) == 0 ? 0 : reopen_by_name(o, pin);
 }
@@ -530,7 +518,7 @@ int store_dir_intern(struct store_dir *sd, int fd, const struct statx *sx, struc
 		HASH_DEL(sd->table, o);
 		o->hh.tbl = NULL;
 		o->keep = true;
-		store_dir_lru_update(sd, o);
+		lru_update(sd, o);
 		o = NULL;
 	}
 	if (o)
@@ -545,11 +533,9 @@ int store_dir_intern(struct store_dir *sd, int fd, const struct statx *sx, struc
 		o->fd = TAKE_FD(fd);
 		sd->open_fds++;
 	}
-	if (dir && sx->stx_nlink > 0) {
+	if (dir && sx->stx_nlink > 0)
 		o->keep = o->fixed;
-		o->gone = false;
-	}
-	store_dir_lru_update(sd, o);
+	lru_update(sd, o);
 	if (dir && !set_place(sd, o, dir, name, &reap)) {
 		put_locked(sd, o, &reap);
 		r = -ENOMEM;

@@ -53,7 +53,7 @@ static int birth(int dirfd, const char *name, uint8_t out[BORN_SIZE], bool *born
 
 static int inode_id(int dirfd, const char *name, struct store_id *id)
 {
-	uint64_t ino = 0;
+	uint64_t ino;
 	bool born;
 	int r = birth(dirfd, name, id->bytes + 9, &born, &ino);
 	if (r < 0)
@@ -104,18 +104,6 @@ bool store_dir_id_has_handle(const struct store_id *id)
 {
 	return (id->bytes[0] == TAG_HANDLE || id->bytes[0] == TAG_BORN) && id->len > handle_offset(id) &&
 	       id->len <= handle_offset(id) + MAX_HANDLE_SZ;
-}
-
-bool store_dir_id_birth(const struct store_id *id, struct timespec *born)
-{
-	uint64_t sec;
-	uint32_t nsec;
-	if (id->bytes[0] != TAG_INODE)
-		return false;
-	memcpy(&sec, id->bytes + 9, 8);
-	memcpy(&nsec, id->bytes + 17, 4);
-	*born = (struct timespec){.tv_sec = (time_t)le64toh(sec), .tv_nsec = (long)le32toh(nsec)};
-	return born->tv_sec || born->tv_nsec;
 }
 
 int store_dir_open_id(struct store_dir *sd, const struct store_id *id)

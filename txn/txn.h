@@ -284,10 +284,8 @@ int txn_statfs(struct txn_engine *eng, struct statvfs *sv);
 
 /* ---- contents of regular files ---- */
 
-/* flags: O_ACCMODE, O_TRUNC, O_APPEND. -ENFILE: as many are open as the descriptors allow. */
+/* flags: O_ACCMODE, O_TRUNC, O_APPEND. */
 int txn_open(struct txn_engine *eng, struct txn *view, struct txn_obj *obj, int flags, struct txn_file **out);
-/* Would it say -ENFILE? For those who have to make the file first. */
-int txn_can_open(struct txn_engine *eng);
 void txn_close(struct txn_file *f);
 struct txn_obj *txn_file_obj(struct txn_file *f); /* borrowed */
 ssize_t txn_read(struct txn_file *f, void *buf, size_t n, uint64_t off);
@@ -329,7 +327,7 @@ int txn_fsync_dir(struct txn_engine *eng, struct txn *view, struct txn_obj *dir)
  *     -EBUSY       the deadline has passed
  *     -EDEADLK     what it waits for has gone to a transaction that waits for the waiter's
  *     -ENOTCONN    the waiter's own transaction has ended
- *     -ENOSPC, -ENFILE, -EROFS   the install it waits for is stuck for lack of space, of descriptors, or will never be
+ *     -ENOSPC, -EROFS   the install it waits for is stuck for lack of space, or will never be
  *     -ECANCELED   after 0: it has not tried within hold_ms, others go on (nothing more to do)
  */
 #define TXN_INSTALLING (-100001)

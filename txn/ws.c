@@ -114,7 +114,6 @@ static void release_name(struct txn_engine *eng, struct txn_name *e, uint64_t lo
 	if (e->logged) {
 		/* I5: recovery would replay this name, so further changes must be logged too. */
 		TAILQ_INSERT_TAIL(&eng->marked_names, e, link);
-		txn_obj_weaken(e->dir);
 		return;
 	}
 	HASH_DEL(e->dir->names, e);
@@ -412,7 +411,6 @@ static struct txn_name *name_entry(struct txn_ws *ws, struct txn_obj *dir, const
 		return e;
 	} else {
 		TAILQ_REMOVE(&ws->eng->marked_names, e, link); /* was only a mark */
-		txn_obj_strengthen(dir);
 	}
 	e->txn = ws->txn;
 	e->before = before ? txn_obj_get(before) : NULL;

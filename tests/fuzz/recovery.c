@@ -322,7 +322,7 @@ static void rcv_begin(struct rcv_builder *w, uint8_t txid)
 
 static void rcv_seed(struct rcv_builder *w, const char *name, void (*emit)(const char *name, const void *p, size_t n))
 {
-	char real[80];
+	char real[64];
 
 	emit(name, w->b.p, w->b.n);
 	w->b.p[0] |= RCV_REAL | RCV_SPARE;
