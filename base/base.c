@@ -9,6 +9,20 @@
 #include <sys/random.h>
 #include <syslog.h>
 
+struct timespec base_after_ms(unsigned ms)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	t.tv_sec += ms / 1000;
+	t.tv_nsec += (long)(ms % 1000) * 1000000;
+	if (t.tv_nsec >= 1000000000) {
+		t.tv_sec++;
+		t.tv_nsec -= 1000000000;
+	}
+	return t;
+}
+
 void base_cond_init(pthread_cond_t *c)
 {
 	pthread_condattr_t mono;

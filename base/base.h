@@ -76,6 +76,8 @@ static inline bool base_timespec_before(const struct timespec *a, const struct t
 	return a->tv_sec != b->tv_sec ? a->tv_sec < b->tv_sec : a->tv_nsec < b->tv_nsec;
 }
 
+/* So many milliseconds from now, by CLOCK_MONOTONIC. */
+struct timespec base_after_ms(unsigned ms);
 /* A condition whose timed waits go by CLOCK_MONOTONIC. */
 void base_cond_init(pthread_cond_t *c);
 

@@ -108,7 +108,7 @@ static void *trier_run(void *arg)
 /* [st->lock] Until the trier is back, at most so long. */
 static bool is_back(struct fusefs_stall *st, unsigned ms)
 {
-	struct timespec until = fusefs_after(ms / 1e3);
+	struct timespec until = base_after_ms(ms);
 
 	while (st->trying && !st->stop)
 		if (pthread_cond_timedwait(&st->changed, &st->lock, &until))
@@ -202,7 +202,7 @@ static void *watcher_run(void *arg)
 		}
 		n = choose(st, chosen);
 		if (!n) {
-			struct timespec until = fusefs_after(TRY_EVERY_MS / 1e3);
+			struct timespec until = base_after_ms(TRY_EVERY_MS);
 
 			st->round++;
 			pthread_cond_timedwait(&park->holder, &park->lock, &until);

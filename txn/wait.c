@@ -182,7 +182,7 @@ static void go_on(struct txn_waits *ws, struct txn_queue *q, struct txn_queue **
 	w->queue = q;
 	set_passing(ws, q, w, false);
 	if (w->hold_ms)
-		txn_due_add(ws, w, txn_after_ms(w->hold_ms));
+		txn_due_add(ws, w, base_after_ms(w->hold_ms));
 	w->wake(w, 0);
 }
 

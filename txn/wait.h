@@ -36,9 +36,8 @@ bool txn_waits_reserved(struct txn_obj *obj, const char *name, const struct txn_
 void txn_waits_release(struct txn *t);           /* it holds nothing any more. Any lock but waits' may be held */
 void txn_waits_stuck(struct txn_engine *eng, int why); /* installs do not go on: -ENOSPC, -EROFS; 0: they do */
 
-/* wait_due.c; the lock is held for the first two */
+/* wait_due.c; the lock is held */
 void txn_due_del(struct txn_waits *ws, struct txn_waiter *w);
 void txn_due_add(struct txn_waits *ws, struct txn_waiter *w, struct timespec at);
-struct timespec txn_after_ms(unsigned ms);
 
 #endif

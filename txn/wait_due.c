@@ -29,17 +29,3 @@ void txn_due_add(struct txn_waits *ws, struct txn_waiter *w, struct timespec at)
 	if (ws->due == w)
 		pthread_cond_signal(&ws->sooner);
 }
-
-struct timespec txn_after_ms(unsigned ms)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	t.tv_sec += ms / 1000;
-	t.tv_nsec += (long)(ms % 1000) * 1000000;
-	if (t.tv_nsec >= 1000000000) {
-		t.tv_sec++;
-		t.tv_nsec -= 1000000000;
-	}
-	return t;
-}

@@ -39,12 +39,8 @@ static struct wal_segment *cold_segment(const struct wal *wal)
 static bool in_a_hurry(struct wal *wal)
 {
 	uint64_t was = wal->end;
-	struct timespec until;
+	struct timespec until = base_after_ms(LOOK_MS);
 
-	clock_gettime(CLOCK_MONOTONIC, &until);
-	until.tv_nsec += LOOK_MS * 1000000L;
-	until.tv_sec += until.tv_nsec / 1000000000;
-	until.tv_nsec %= 1000000000;
 	while (!wal->cool && pthread_cond_timedwait(&wal->cold, &wal->lock, &until) == 0)
 		;
 	return wal->end - was > wal->segment_size / 2;
